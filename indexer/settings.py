@@ -1,0 +1,157 @@
+"""One typed settings object, from a TOML file and environment variables.
+
+Order, last wins: defaults, the TOML file (`SHELFRANK_CONFIG`, or `shelfrank.toml` in the working folder),
+`SHELFRANK_<SECTION>_<NAME>` variables, then the `OPENSEARCH_*` variables for the cluster. Passwords come from
+the environment only and are never shown.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from indexer.errors import ConfigError
+
+
+class Cluster(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where OpenSearch is. An empty `url` means the embedded node."""
+
+    url: str = ""
+    user: str = ""
+    password: str = ""
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    timeout_s: float = 30.0
+
+
+class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The embedded node. Empty folders mean the user's cache and data folders; port 0 means any free one."""
+
+    cache_dir: str = ""
+    data_dir: str = ""
+    port: int = 0
+    heap_mb: int = 1024
+
+
+class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How a catalogue index is made. `engine` faiss needs a full cluster; the embedded node has lucene only."""
+
+    engine: Literal["lucene", "faiss"] = "lucene"
+    space: Literal["innerproduct", "cosinesimil", "l2"] = "cosinesimil"
+    m: int = 16
+    ef_construction: int = 128
+    encoding: Literal["float", "half", "byte", "binary"] = "float"
+    shards: int = 1
+    replicas: int = 0
+
+
+class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The query path.
+
+    `window` hits are rescored; `depth` is how far vector and hybrid results reach at all (it is the same for
+    every page, so that pages follow each other). `blend` is the weight of the rerank score, 0 to 1; negative
+    means the weight that the reranker's bundle was measured with.
+    """
+
+    mode: Literal["bm25", "vector", "hybrid"] = "hybrid"
+    window: int = 50
+    size: int = 10
+    depth: int = 400
+    deadline_ms: int = 2000
+    blend: float = -1.0
+    fusion: Literal["min_max", "rrf"] = "min_max"
+    vector_weight: float = 0.5
+    rank_constant: int = 60
+
+
+class Models(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Bundles (empty means the ones that ship with shelfrank) and how they run."""
+
+    encoder: str = ""
+    reranker: str = ""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    allow_fallback: bool = False
+    threads: int = 0
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    cluster: Cluster = Cluster()
+    node: Node = Node()
+    index: Index = Index()
+    search: Search = Search()
+    models: Models = Models()
+
+
+_CLUSTER_VARIABLES = {
+    "OPENSEARCH_URL": "url",
+    "OPENSEARCH_USER": "user",
+    "OPENSEARCH_PASSWORD": "password",
+    "OPENSEARCH_CA_FILE": "ca_file",
+    "OPENSEARCH_CLIENT_CERT": "client_cert",
+    "OPENSEARCH_CLIENT_KEY": "client_key",
+}
+
+
+def load(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from file and environment.
+
+    Raises ConfigError naming the file or variable, the value and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    chosen = path or environ.get("SHELFRANK_CONFIG") or ""
+    file = Path(chosen) if chosen else Path("shelfrank.toml")
+    values: dict[str, dict[str, Any]] = {}
+    if file.is_file():
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is not valid TOML: {error}") from error
+        if "password" in values.get("cluster", {}):
+            raise ConfigError(
+                f"{file} holds cluster.password; passwords come from OPENSEARCH_PASSWORD only. Remove the line."
+            )
+    elif chosen:
+        raise ConfigError(f"The settings file {file} does not exist. Check SHELFRANK_CONFIG or --config.")
+    settings = _convert(values, str(file))
+    return _convert(_overlay(settings, environ), "The environment")
+
+
+def _overlay(settings: Settings, environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    values: dict[str, dict[str, Any]] = msgspec.to_builtins(settings)
+    for section, fields in values.items():
+        for name in fields:
+            raw = environ.get(f"SHELFRANK_{section}_{name}".upper())
+            if raw is not None and (section, name) != ("cluster", "password"):
+                fields[name] = raw
+    for variable, name in _CLUSTER_VARIABLES.items():
+        if environ.get(variable):
+            values["cluster"][name] = environ[variable]
+    return values
+
+
+def _convert(values: Mapping[str, Any], origin: str) -> Settings:
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin} holds a setting that is not allowed: {error}. See `shelfrank config`.") from error
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values, with the password replaced by whether one is set."""
+    values: dict[str, Any] = msgspec.to_builtins(settings)
+    values["cluster"]["password"] = "(set)" if settings.cluster.password else ""
+    return values
+
+
+def choices(struct: type[msgspec.Struct], field: str) -> list[str]:
+    """The values a Literal setting allows, for command line choices."""
+    for info in msgspec.structs.fields(struct):
+        if info.name == field:
+            return [str(value) for value in get_args(info.type)]
+    raise AttributeError(field)

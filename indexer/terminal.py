@@ -1,0 +1,32 @@
+"""What every command does alike at the terminal: JSON on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+err = Console(stderr=True)
+out = Console()
+
+
+def emit_json(value: Any) -> None:
+    """Write one JSON document to standard output (UTF-8, sorted as given)."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def progress(quiet: bool = False) -> Progress:
+    """A progress bar on standard error; silent when `quiet` or when standard error is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=quiet or not err.is_terminal,
+    )

@@ -1,0 +1,1 @@
+"""Query and hits in, a better order out; and how its models are made and measured."""

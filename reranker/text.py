@@ -1,0 +1,96 @@
+"""How a product becomes labelled text within a token budget: the same for embedding, training and scoring.
+
+A recipe lists fields in order of importance, each with a label and a budget of its own, so that a long
+title cannot push the brand out and a long description costs nothing when the total is spent. Every field
+is tokenised by itself, so the ids of a product never depend on the query that it is paired with.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+# Longer text is cut before tokenising: no recipe has room for it, and tokenising is not free.
+MAX_FIELD_CHARACTERS = 4000
+
+
+class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One product field in a recipe: at most `tokens` ids, its label's ids included."""
+
+    name: str
+    label: str
+    tokens: int
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How queries and products become token ids. `max_tokens` bounds the whole input, special tokens included."""
+
+    fields: tuple[Field, ...]
+    max_tokens: int
+    max_query_tokens: int = 32
+    query_prefix: str = ""
+    product_prefix: str = ""
+
+
+def field_text(value: Any) -> str:
+    """One field's value as text: a list is joined with ' > ' (category paths), None is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return " > ".join(str(item) for item in value)
+    return str(value)
+
+
+def product_ids(product: Mapping[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a product without special tokens; missing fields are left out, never an error."""
+    texts, budgets = [], []
+    for field in recipe.fields:
+        text = field_text(product.get(field.name)).strip()[:MAX_FIELD_CHARACTERS]
+        if text:
+            texts.append(f"{field.label} {text}" if field.label else text)
+            budgets.append(field.tokens)
+    prefix = _encode([recipe.product_prefix], tokenizer)[0] if recipe.product_prefix else []
+    ids = list(prefix)
+    for encoded, budget in zip(_encode(texts, tokenizer), budgets, strict=True):
+        ids += encoded[:budget]
+    return ids[: recipe.max_tokens]
+
+
+def text_ids(text: str, recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a bare text that stands for a product."""
+    whole = f"{recipe.product_prefix} {text}".strip() if recipe.product_prefix else text
+    return _encode([whole[:MAX_FIELD_CHARACTERS]], tokenizer)[0][: recipe.max_tokens]
+
+
+def query_ids(query: str, recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a query without special tokens, cut at `max_query_tokens`."""
+    text = f"{recipe.query_prefix} {query}".strip() if recipe.query_prefix else query
+    return _encode([text[:MAX_FIELD_CHARACTERS]], tokenizer)[0][: recipe.max_query_tokens]
+
+
+def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    if not texts:
+        return []
+    return [list(item.ids) for item in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def pack_ids(ids: Sequence[int]) -> str:
+    """Token ids as base64 of little-endian uint32 (what OpenSearch's `binary` field holds)."""
+    return base64.b64encode(np.asarray(ids, "<u4").tobytes()).decode("ascii")
+
+
+def unpack_ids(packed: str) -> list[int]:
+    """The inverse of `pack_ids`. Raises ValueError when the text is not whole base64 of uint32."""
+    try:
+        raw = base64.b64decode(packed, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"token ids are not base64: {error}") from error
+    if len(raw) % 4:
+        raise ValueError(f"token ids have {len(raw)} bytes, not a multiple of 4")
+    return [int(value) for value in np.frombuffer(raw, "<u4")]

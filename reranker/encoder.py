@@ -1,0 +1,76 @@
+"""Queries and products to unit vectors, by an encoder bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.settings import Models
+from reranker import bundle as bundles
+from reranker.bundle import Bundle
+from reranker.session import Session
+from reranker.text import product_ids, query_ids
+
+_BATCH_TOKENS = 1024
+
+
+class Encoder:
+    """Mean-pooled, normalised embeddings. The order and the neighbours of a text never change its vector."""
+
+    def __init__(self, bundle: Bundle, settings: Models) -> None:
+        self.bundle = bundle
+        self.session = Session(bundle.model_path, settings)
+        self._tokenizer = bundle.tokenizer()
+
+    @classmethod
+    def load(cls, settings: Models | None = None) -> Encoder:
+        """Load the encoder that the settings name. Raises BundleError or ProviderError."""
+        settings = settings or Models()
+        return cls(bundles.load(settings.encoder, "encoder"), settings)
+
+    @property
+    def bundle_id(self) -> str:
+        return self.bundle.id
+
+    @property
+    def dimension(self) -> int:
+        return self.bundle.description.dimension
+
+    def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Vectors of products: float32 [products, dimension], rows of length 1."""
+        recipe = self.bundle.description.recipe
+        return self._embed([product_ids(product, recipe, self._tokenizer) for product in products])
+
+    def embed_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of queries: float32 [queries, dimension], rows of length 1."""
+        recipe = self.bundle.description.recipe
+        return self._embed([query_ids(query, recipe, self._tokenizer) for query in queries])
+
+    def _embed(self, bare: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        layout, limit = self.bundle.description.layout, self.bundle.description.recipe.max_tokens
+        room = limit - len(layout.begin) - len(layout.end)
+        rows = [[*layout.begin, *ids[:room], *layout.end] for ids in bare]
+        vectors = np.zeros((len(rows), self.dimension), np.float32)
+        for batch in _by_length(rows):
+            chosen = [rows[at] for at in batch]
+            hidden = self.session.run(chosen, [[0] * len(row) for row in chosen], layout.pad)
+            for at, row, states in zip(batch, chosen, hidden, strict=True):
+                mean = states[: len(row)].mean(axis=0)
+                vectors[at] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        return vectors
+
+
+def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions in batches of like length, each of about `_BATCH_TOKENS` tokens."""
+    batches: list[list[int]] = []
+    room = 0
+    for at in sorted(range(len(rows)), key=lambda at: (len(rows[at]), list(rows[at]))):
+        if not batches or room < len(rows[at]):
+            batches.append([])
+            room = _BATCH_TOKENS
+        batches[-1].append(at)
+        room -= len(rows[at])
+    return batches

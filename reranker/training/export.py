@@ -1,0 +1,80 @@
+"""A trained model to a bundle: exported by optimum, stored in int8, widened to float32 when it is loaded.
+
+The stored graph keeps each large weight as int8 with one scale per output (or per vocabulary row) behind Cast and
+Mul nodes. ONNX Runtime folds those into float32 at load, so the file is a quarter of the size while every score is
+computed in float32: it does not depend on the batch, as dynamic quantisation of activations would make it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+
+from reranker.bundle import MODEL, TOKENIZER, Bundle, Description, layout_of, write_description
+
+_TASKS = {"encoder": "feature-extraction", "reranker": "text-classification"}
+_SMALLEST = 16_384  # weights below this many values stay float32: nothing is gained
+
+
+def export(folder: Path, out: Path, description: Description, compress: bool = True) -> Bundle:
+    """Export the Hugging Face model in `folder` to a bundle at `out`; layout and files are filled in here."""
+    from optimum.exporters.onnx import main_export
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        main_export(str(folder), scratch, task=_TASKS[description.kind], opset=17, do_validation=False, dtype="fp32")
+        model = onnx.load(str(Path(scratch) / MODEL))
+    onnx.save(store_in_int8(model) if compress else model, str(out / MODEL))
+    shutil.copyfile(folder / TOKENIZER, out / TOKENIZER)
+    tokenizer = Tokenizer.from_file(str(out / TOKENIZER))
+    layout = layout_of(tokenizer, pad=_pad_id(folder))
+    return write_description(out, _replace(description, layout))
+
+
+def store_in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its large two-dimensional float32 weights stored as int8 and widened by Cast and Mul."""
+    widen, kept = [], []
+    gathered = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or np.prod(tensor.dims) < _SMALLEST:
+            kept.append(tensor)
+            continue
+        axis = 1 if tensor.name in gathered else 0  # a vocabulary row or a MatMul column has a scale of its own
+        values, scale = quantize(numpy_helper.to_array(tensor), axis)
+        name = tensor.name
+        kept += [numpy_helper.from_array(values, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
+        widen += [
+            helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], f"{name}/Cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [name], f"{name}/Widen"),
+        ]
+    nodes = [*widen, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model
+
+
+def quantize(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 of float32 [rows, columns] with one scale per slice along `axis` (kept as a dimension)."""
+    scale = np.maximum(np.abs(weight).max(axis=axis, keepdims=True) / 127.0, 1e-12).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+
+
+def _pad_id(folder: Path) -> int:
+    import json
+
+    return int(json.loads((folder / "config.json").read_text("utf-8"))["pad_token_id"])
+
+
+def _replace(description: Description, layout: object) -> Description:
+    import msgspec
+
+    return msgspec.structs.replace(description, layout=layout)

@@ -154,7 +154,9 @@ def _read(path: Path) -> Description:
     except (msgspec.DecodeError, OSError) as error:
         raise BundleError(f"{file} cannot be read: {error}") from error
     if description.format != FORMAT:
-        raise BundleError(f"{file} has format {description.format}; this version reads {FORMAT}. Make the bundle again.")
+        raise BundleError(
+            f"{file} has format {description.format}; this version reads {FORMAT}. Make the bundle again."
+        )
     return description
 
 
@@ -163,7 +165,9 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"The bundle's file {path} cannot be read: {error.strerror}. Copy the bundle again.") from error
+        raise BundleError(
+            f"The bundle's file {path} cannot be read: {error.strerror}. Copy the bundle again."
+        ) from error
 
 
 def _digest(*parts: str) -> str:

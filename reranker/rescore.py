@@ -1,0 +1,140 @@
+"""Reorder one window: score it within the deadline, blend, order; or leave it whole as the first stage had it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.scoring import CrossEncoder
+from reranker.text import unpack_ids
+
+TOKENS_FIELD = "rerank_tokens"
+TOKENS_NAME_FIELD = "rerank_bundle"
+
+Status = Literal["applied", "skipped", "timeout", "error"]
+
+
+class Candidate(msgspec.Struct):
+    """One hit of the window: its first-stage score and the product's fields (stored token ids among them)."""
+
+    id: str
+    first_stage: float
+    fields: Mapping[str, Any]
+
+
+class Outcome(msgspec.Struct, omit_defaults=False):
+    """What rescoring did. `order` holds positions in the window, best first; lists run parallel to the window."""
+
+    status: Status
+    reason: str
+    window: int
+    scored: int
+    model: str
+    blend: float | None
+    order: list[int]
+    rerank: list[float | None]
+    final: list[float]
+
+    def summary(self) -> dict[str, Any]:
+        """The part that a response carries as `rerank`."""
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "window": self.window,
+            "scored": self.scored,
+            "model": self.model,
+            "blend": self.blend,
+        }
+
+
+def rescore(
+    query: str,
+    window: Sequence[Candidate],
+    reranker: CrossEncoder | None,
+    blend: float | None = None,
+    deadline: float = float("inf"),
+) -> Outcome:
+    """Order the window by `blend` x rerank + (1 - blend) x first stage, each min-max normalised over the window.
+
+    `blend` None takes the weight the bundle was measured with; `deadline` is a reading of `time.monotonic()`. Ties
+    keep first-stage order. When anything keeps rescoring from finishing, the whole window keeps its first-stage
+    order and its first-stage scores: two scales are never mixed. Never raises for a fault of the model.
+    """
+    if reranker is None:
+        return _untouched(window, "skipped", "reranking is off")
+    if not window:
+        return _untouched(window, "skipped", "the window holds no hit of this page", reranker)
+    if not query.strip():
+        return _untouched(window, "skipped", "the query is empty", reranker)
+    try:
+        scores = reranker.score(query, [stored_tokens(hit.fields, reranker) for hit in window], deadline)
+    except Exception as error:  # noqa: BLE001 - a model fault must never cost the shopper the page
+        return _untouched(window, "error", f"{type(error).__name__} while scoring: {error}", reranker)
+    if scores.timed_out:
+        reason = f"the deadline came after {scores.scored} of {len(window)} hits"
+        return _untouched(window, "timeout", reason, reranker, scores.scored)
+    bad = np.flatnonzero(~np.isfinite(scores.values))
+    if len(bad):
+        reason = f"the score of hit {window[int(bad[0])].id} is not a finite number"
+        return _untouched(window, "error", reason, reranker, scores.scored)
+    weight = reranker.bundle.description.blend if blend is None else blend
+    first = np.array([hit.first_stage for hit in window])
+    final = np.round(weight * _unit(scores.values) + (1 - weight) * _unit(first), 6)
+    order = np.argsort(-final, kind="stable")
+    return Outcome(
+        status="applied",
+        reason="",
+        window=len(window),
+        scored=scores.scored,
+        model=reranker.bundle_id,
+        blend=weight,
+        order=[int(at) for at in order],
+        rerank=[float(value) for value in scores.values],
+        final=[float(value) for value in final],
+    )
+
+
+def stored_tokens(fields: Mapping[str, Any], reranker: CrossEncoder) -> list[int]:
+    """The product's token ids as ingest stored them; made on the spot when absent, broken or of another bundle."""
+    packed = fields.get(TOKENS_FIELD)
+    if packed and fields.get(TOKENS_NAME_FIELD) == reranker.tokens_id:
+        try:
+            return unpack_ids(packed)
+        except ValueError:
+            pass  # the fields are at hand, so a broken token field costs time and nothing else
+    return reranker.product_tokens(fields)
+
+
+def remaining_until(deadline_ms: float | None) -> float:
+    """A reading of `time.monotonic()` that many milliseconds from now; None is never."""
+    return float("inf") if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+
+
+def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = values.min(), values.max()
+    return np.full_like(values, 0.5) if high == low else (values - low) / (high - low)
+
+
+def _untouched(
+    window: Sequence[Candidate],
+    status: Status,
+    reason: str,
+    reranker: CrossEncoder | None = None,
+    scored: int = 0,
+) -> Outcome:
+    return Outcome(
+        status=status,
+        reason=reason,
+        window=len(window),
+        scored=scored,
+        model=reranker.bundle_id if reranker else "",
+        blend=None,
+        order=list(range(len(window))),
+        rerank=[None] * len(window),
+        final=[hit.first_stage for hit in window],
+    )

@@ -1,0 +1,218 @@
+"""First stage: BM25, vector and hybrid queries, built as data, in one round trip.
+
+Vector and hybrid lists reach down to `depth` hits, the same for every page: fusion depends on how deep the lists
+are, so a depth that moved with the page would lose or repeat hits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from indexer.client import Capabilities, call
+from opensearchpy import OpenSearch
+
+from indexer.errors import ClusterError, UsageError
+from indexer.settings import Search
+from reranker import fusion
+from reranker.encoder import Encoder
+
+MODES = ("bm25", "vector", "hybrid")
+TEXT_FIELDS = ("title^3", "brand.text^2", "color.text", "category_path.text", "bullets", "description^0.5")
+HIDDEN_FIELDS = ("vector",)
+_MAX_CHARACTERS = 1000
+_MAX_WORDS = 48  # with a clause for each field this stays below the server's limit of 1,024
+_WORD = re.compile(r"[㐀-鿿]|[^\s㐀-鿿]+")
+
+
+class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a shopper has narrowed the search to. Brands and categories within one list are alternatives."""
+
+    min_price: float | None = None
+    max_price: float | None = None
+    brands: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()  # a path such as "Toys > Games", or its root alone
+    min_rating: float | None = None
+
+    def clauses(self) -> list[dict[str, Any]]:
+        """OpenSearch filter clauses, empty when nothing is asked."""
+        found: list[dict[str, Any]] = []
+        price = {"gte": self.min_price, "lte": self.max_price}
+        if bounds := {key: value for key, value in price.items() if value is not None}:
+            found.append({"range": {"price": bounds}})
+        if self.brands:
+            found.append({"terms": {"brand": list(self.brands)}})
+        if self.categories:
+            found.append({"terms": {"category_path": list(self.categories)}})
+        if self.min_rating is not None:
+            found.append({"range": {"rating": {"gte": self.min_rating}}})
+        return found
+
+
+class Hit(msgspec.Struct):
+    """One first-stage hit: its id, score and stored fields."""
+
+    id: str
+    score: float
+    source: dict[str, Any]
+
+
+class Retrieved(msgspec.Struct):
+    """First-stage hits in order; `total` is how many there are to page through."""
+
+    hits: list[Hit]
+    total: int
+
+
+def bounded(query: str) -> str:
+    """The query as it is searched: Unicode-normalised, without control characters, at most 48 words.
+
+    A Han character counts as a word. What is cut off would only dilute the match and can pass the server's limits.
+    """
+    text = unicodedata.normalize("NFKC", query[:_MAX_CHARACTERS])
+    text = "".join(" " if unicodedata.category(c).startswith("C") else c for c in text)
+    text = " ".join(text.split())
+    words = list(_WORD.finditer(text))
+    return text if len(words) <= _MAX_WORDS else text[: words[_MAX_WORDS - 1].end()]
+
+
+class Retriever:
+    """Runs first-stage queries on one cluster."""
+
+    def __init__(
+        self, client: OpenSearch, capabilities: Capabilities, settings: Search, encoder: Encoder | None
+    ) -> None:
+        self.client = client
+        self.capabilities = capabilities
+        self.settings = settings
+        self.encoder = encoder
+
+    def retrieve(
+        self,
+        index: str,
+        query: str,
+        vector: Sequence[float] | None,
+        mode: str,
+        start: int,
+        count: int,
+        filters: Filters,
+        source: Any,
+    ) -> Retrieved:
+        """Hits `start` to `start + count` of the first stage, best first.
+
+        An empty query lists everything that passes the filters. Raises UsageError for an unknown mode and
+        ClusterError when the cluster fails or lacks k-NN.
+        """
+        if mode not in MODES:
+            raise UsageError(f"Unknown mode {mode!r}; use one of {', '.join(MODES)}.")
+        clauses = filters.clauses()
+        preference = hashlib.sha256(query.encode()).hexdigest()[:16]
+        if not query:
+            body = _plain({"bool": {"must": [{"match_all": {}}], "filter": clauses}}, start, count, source)
+            return self._search(index, body, preference)
+        if mode == "bm25":
+            return self._search(index, _plain(text_query(query, clauses), start, count, source), preference)
+        if vector is None:
+            raise UsageError(f"Mode {mode} needs an encoder; load one or use --mode bm25.")
+        if not self.capabilities.knn:
+            raise ClusterError(
+                f"Mode {mode} needs the k-NN plugin, which this cluster lacks. "
+                "Install opensearch-knn or use --mode bm25."
+            )
+        count = max(0, min(count, self.settings.depth - start))
+        nearest = vector_query(vector, self.settings.depth, clauses)
+        if mode == "vector":
+            return self._limited(self._search(index, _plain(nearest, start, count, source), preference))
+        if self.capabilities.neural_search:
+            body = self._hybrid(text_query(query, clauses), nearest, start, count, source)
+            return self._limited(self._search(index, body, preference))
+        found = self._fused(index, text_query(query, clauses), nearest, source, preference)
+        return self._limited(Retrieved(found.hits[start : start + count], found.total))
+
+    def _hybrid(
+        self, text: dict[str, Any], nearest: dict[str, Any], start: int, count: int, source: Any
+    ) -> dict[str, Any]:
+        depth = self.settings.depth
+        return {
+            "query": {"hybrid": {"queries": [text, nearest], "pagination_depth": depth}},
+            "from": start,
+            "size": count,
+            "_source": source,
+            "search_pipeline": {"phase_results_processors": [self._processor()]},
+        }
+
+    def _processor(self) -> dict[str, Any]:
+        if self.settings.fusion == "rrf":
+            combination = {"technique": "rrf", "rank_constant": self.settings.rank_constant}
+            return {"score-ranker-processor": {"combination": combination}}
+        return {
+            "normalization-processor": {
+                "normalization": {"technique": "min_max"},
+                "combination": {"technique": "arithmetic_mean", "parameters": {"weights": self._weights()}},
+            }
+        }
+
+    def _weights(self) -> list[float]:
+        weight = self.settings.vector_weight
+        return [round(1.0 - weight, 6), weight]
+
+    def _search(self, index: str, body: Mapping[str, Any], preference: str) -> Retrieved:
+        answer = call(lambda: self.client.search(index=index, body=body, params={"preference": preference}))
+        return _read(answer)
+
+    def _fused(
+        self,
+        index: str,
+        text: dict[str, Any],
+        nearest: dict[str, Any],
+        source: Any,
+        preference: str,
+    ) -> Retrieved:
+        depth = self.settings.depth
+        lines: list[dict[str, Any]] = []
+        for query in (text, nearest):
+            lines += [{"index": index, "preference": preference}, _plain(query, 0, depth, source)]
+        answers = call(lambda: self.client.msearch(body=lines))["responses"]
+        for answer in answers:
+            if "error" in answer:
+                raise ClusterError(f"The cluster refused the search: {answer['error'].get('reason', answer['error'])}")
+        lists = [_read(answer).hits for answer in answers]
+        if self.settings.fusion == "rrf":
+            fused = fusion.reciprocal_rank([[hit.id for hit in hits] for hits in lists], self.settings.rank_constant)
+        else:
+            fused = fusion.min_max([{hit.id: hit.score for hit in hits} for hits in lists], self._weights())
+        found = {hit.id: hit for hits in lists for hit in hits}
+        order = sorted(fused, key=lambda key: (-fused[key], key))
+        hits = [Hit(key, fused[key], found[key].source) for key in order]
+        return Retrieved(hits, len(fused))
+
+    def _limited(self, found: Retrieved) -> Retrieved:
+        return Retrieved(found.hits, min(found.total, self.settings.depth))
+
+
+def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[str, Any]:
+    order = [{"_score": "desc"}, {"id": "asc"}]
+    return {"query": query, "from": start, "size": count, "sort": order, "track_scores": True, "_source": source}
+
+
+def text_query(text: str, clauses: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """BM25 over the product's text fields; every field that matches adds its score."""
+    match = {"multi_match": {"query": text, "type": "most_fields", "fields": list(TEXT_FIELDS)}}
+    return {"bool": {"must": [match], "filter": list(clauses)}}
+
+
+def vector_query(vector: Sequence[float], depth: int, clauses: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `depth` nearest products; filters are applied during the search, not after it."""
+    clause: dict[str, Any] = {"vector": list(vector), "k": depth}
+    if clauses:
+        clause["filter"] = {"bool": {"filter": list(clauses)}}
+    return {"knn": {"vector": clause}}
+
+
+def _read(answer: Mapping[str, Any]) -> Retrieved:
+    hits = [Hit(hit["_id"], float(hit["_score"] or 0.0), hit.get("_source") or {}) for hit in answer["hits"]["hits"]]
+    return Retrieved(hits, int(answer["hits"]["total"]["value"]))

@@ -1,0 +1,196 @@
+"""A query to a page: retrieve, rescore the window, put the tail behind it, cut the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from indexer import client as clusters
+from indexer.errors import ClusterError, UsageError
+from indexer.settings import Settings
+from reranker.encoder import Encoder
+from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, remaining_until, rescore
+from reranker.retrieval import Filters, Hit, Retriever, bounded
+from reranker.scoring import CrossEncoder
+
+MAX_REACH = 10_000  # OpenSearch's own limit on from + size
+MAX_WINDOW = 1_000
+
+
+class Ranked(msgspec.Struct):
+    """One hit of a page. `rank` and `first_stage_rank` count from 1 over all pages."""
+
+    id: str
+    rank: int
+    first_stage_rank: int
+    scores: dict[str, float | None]
+    source: dict[str, Any]
+
+
+class Page(msgspec.Struct):
+    """What `search` returns; `rerank` says what rescoring did, `took_ms` where the time went."""
+
+    hits: list[Ranked]
+    total: int
+    rerank: dict[str, Any]
+    took_ms: dict[str, float]
+
+
+class Searcher:
+    """Searches one cluster with one encoder and one reranker; safe to share between threads."""
+
+    def __init__(self, retriever: Retriever, reranker: CrossEncoder | None, settings: Settings | None = None) -> None:
+        self.retriever = retriever
+        self.reranker = reranker
+        self.settings = settings or Settings()
+        self._checked: set[str] = set()
+
+    @classmethod
+    def connect(cls, settings: Settings, encoder: bool = True, reranker: bool = True) -> Searcher:
+        """A searcher on the cluster that the settings name, with the models that are asked for."""
+        client = clusters.connect(settings)
+        chosen = Encoder.load(settings.models) if encoder else None
+        retriever = Retriever(client, clusters.capabilities(client), settings.search, chosen)
+        return cls(retriever, CrossEncoder.load(settings.models) if reranker else None, settings)
+
+    def search(
+        self,
+        index: str,
+        query: str,
+        *,
+        mode: str | None = None,
+        window: int | None = None,
+        size: int | None = None,
+        start: int = 0,
+        filters: Filters | None = None,
+        rerank: bool = True,
+        fields: Sequence[str] | None = None,
+        deadline_ms: float | None = None,
+    ) -> Page:
+        """One page of hits `start` to `start + size`, the first `window` of the list rescored.
+
+        `fields` limits what each hit carries (default: everything but the vector). The window is a hard boundary:
+        it is always the same hits, whatever the page, so page follows page without one lost or repeated.
+        `deadline_ms` counts from the start of this call. Raises UsageError for values out of bounds and ClusterError
+        when the first stage fails.
+        """
+        chosen = self.settings.search
+        mode = mode or chosen.mode
+        window = chosen.window if window is None else window
+        size = chosen.size if size is None else size
+        _check_bounds(window, size, start)
+        deadline = remaining_until(chosen.deadline_ms if deadline_ms is None else deadline_ms)
+        clock = _Clock()
+        text = bounded(query)
+        vector = self._vector(index, text, mode)
+        clock.lap("encode")
+        first = start if start >= window else 0  # a page behind the window needs none of it
+        found = self.retriever.retrieve(
+            index,
+            text,
+            vector,
+            mode,
+            first,
+            max(window, start + size) - first,
+            filters or Filters(),
+            self._wanted(fields),
+        )
+        clock.lap("retrieve")
+        outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline)
+        clock.lap("rerank")
+        behind = first > 0 and rerank and self.reranker is not None
+        page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
+        for hit in page:
+            hit.source = _shown(hit.source, fields)
+        return Page(page, found.total, outcome.summary(), clock.done())
+
+    def _vector(self, index: str, text: str, mode: str) -> list[float] | None:
+        encoder = self.retriever.encoder
+        if mode == "bm25" or encoder is None or not text:
+            return None
+        self._check_encoder(index, encoder)
+        return [float(value) for value in encoder.embed_queries([text])[0]]
+
+    def _check_encoder(self, index: str, encoder: Encoder) -> None:
+        """A query vector is comparable only with vectors of the same encoder; looked up once for each index."""
+        if index in self._checked:
+            return
+        for name, meta in clusters.index_meta(self.retriever.client, index).items():
+            made_with = meta.get("encoder")
+            if made_with is not None and made_with != encoder.bundle_id:
+                raise ClusterError(
+                    f"The index {name} holds vectors of the encoder {made_with}, and {encoder.bundle_id} is loaded. "
+                    "Set models.encoder to the first, or ingest again with --rebuild."
+                )
+        self._checked.add(index)
+
+    def _wanted(self, fields: Sequence[str] | None) -> dict[str, list[str]]:
+        if fields is None:
+            return {"excludes": ["vector"]}
+        needed = [TOKENS_FIELD, TOKENS_NAME_FIELD]
+        if self.reranker:
+            needed += [field.name for field in self.reranker.bundle.description.recipe.fields]
+        return {"includes": sorted({*fields, *needed}), "excludes": ["vector"]}
+
+    def _rescore(self, text: str, hits: Sequence[Hit], rerank: bool, deadline: float) -> Outcome:
+        window = [Candidate(hit.id, hit.score, hit.source) for hit in hits]
+        return rescore(text, window, self.reranker if rerank else None, self._blend(), deadline)
+
+    def _blend(self) -> float | None:
+        weight = self.settings.search.blend
+        return None if weight < 0 else weight
+
+
+def arrange(hits: Sequence[Hit], outcome: Outcome, first: int = 0, behind: bool = False) -> list[Ranked]:
+    """The window in its new order, then the tail in first-stage order; `first` is the first hit's place in the list
+    and `behind` says that all of them come behind a window that is reordered.
+
+    Where the window was reordered, its final scores are 0 to 1 and those of the tail are minus their rank over
+    10,000: `final` orders the whole list and the two scales never mix.
+    """
+    ranked = []
+    for place, at in enumerate([*outcome.order, *range(outcome.window, len(hits))], start=first + 1):
+        hit = hits[at]
+        rerank, final = None, hit.score
+        if at < outcome.window:
+            rerank, final = outcome.rerank[at], outcome.final[at]
+        elif outcome.status == "applied" or behind:
+            final = -place / MAX_REACH
+        scores = {"first_stage": hit.score, "rerank": rerank, "final": final}
+        ranked.append(Ranked(hit.id, place, first + at + 1, scores, hit.source))
+    return ranked
+
+
+def _shown(source: Mapping[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:
+    hidden = {TOKENS_FIELD, TOKENS_NAME_FIELD, "vector_bundle", "content_hash"}
+    if fields is None:
+        return {name: value for name, value in source.items() if name not in hidden}
+    return {name: source[name] for name in fields if name in source}
+
+
+def _check_bounds(window: int, size: int, start: int) -> None:
+    if not 0 <= window <= MAX_WINDOW:
+        raise UsageError(f"window is {window}; it must be 0 to {MAX_WINDOW}.")
+    if size < 0 or start < 0:
+        raise UsageError(f"size is {size} and from is {start}; neither may be negative.")
+    if start + size > MAX_REACH:
+        raise UsageError(f"from + size is {start + size}; pages end at {MAX_REACH}. Narrow the search with filters.")
+
+
+class _Clock:
+    """Milliseconds by phase."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self._laps[name] = round((now - self._last) * 1000, 2)
+        self._last = now
+
+    def done(self) -> dict[str, float]:
+        return {**self._laps, "total": round((time.monotonic() - self._began) * 1000, 2)}

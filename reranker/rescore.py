@@ -84,7 +84,7 @@ def rescore(
         return _untouched(window, "error", reason, reranker, scores.scored)
     weight = reranker.bundle.description.blend if blend is None else blend
     first = np.array([hit.first_stage for hit in window])
-    final = np.round(weight * _unit(scores.values) + (1 - weight) * _unit(first), 6)
+    final = np.round(weight * unit(scores.values) + (1 - weight) * unit(first), 6)
     order = np.argsort(-final, kind="stable")
     return Outcome(
         status="applied",
@@ -115,7 +115,8 @@ def remaining_until(deadline_ms: float | None) -> float:
     return float("inf") if deadline_ms is None else time.monotonic() + deadline_ms / 1000
 
 
-def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Min-max normalised to 0 to 1; values that are all alike become 0.5. float64 [n] with n > 0."""
     low, high = values.min(), values.max()
     return np.full_like(values, 0.5) if high == low else (values - low) / (high - low)
 

@@ -7,6 +7,7 @@ queries whose right answer is known.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,8 +18,13 @@ import numpy as np
 _HAN = re.compile(r"[一-鿿]")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9'./%-]*")
 
+_SHARPNESS = 0.03  # cosine distance at which a hit counts 1/e as right as the best
+
 FirstStage = Callable[[str], list[str]]
 """A query to the ids of its first-stage hits, best first."""
+
+Teacher = Callable[[str], list[tuple[str, float]]]
+"""A query to its nearest products by the encoder: ids and cosines, nearest first."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,10 +71,11 @@ def judged_groups(
     return groups
 
 
-def title_groups(products: Mapping[str, Mapping[str, Any]], first_stage: FirstStage, options: Options) -> list[Group]:
-    """Groups of made queries: a few words of a title, its product as the answer, other hits as negatives.
+def title_groups(products: Mapping[str, Mapping[str, Any]], teacher: Teacher, options: Options) -> list[Group]:
+    """Groups of made queries: a few words of a title, its product as the answer, its neighbours beside it.
 
-    A hit whose own title holds every word of the query may be just as right; it is left out, not called wrong.
+    A neighbour may be just as right, so it is not called wrong: the encoder is the teacher and says by its cosine how
+    right it is. One whose own title holds every word of the query is left out.
     """
     rng = np.random.default_rng(options.seed + 1)
     ids = list(products)
@@ -80,11 +87,15 @@ def title_groups(products: Mapping[str, Mapping[str, Any]], first_stage: FirstSt
         if not words:
             continue
         query = "".join(words) if _HAN.search(words[0]) else " ".join(words)
-        hits = first_stage(query)[: 4 * options.title_negatives]
-        wrong = [hit for hit in hits if hit != ids[at] and not _holds(str(products[hit]["title"]), words)]
-        far = [ids[i] for i in rng.integers(len(ids), size=3) if i != at]
-        negatives = list(dict.fromkeys(wrong[: options.title_negatives] + far))
-        groups.append(Group(query, (ids[at], *negatives), (1.0, *[0.0] * len(negatives)), 1))
+        near = {hit: cosine for hit, cosine in teacher(query) if hit in products}
+        best = max(near.values(), default=1.0)
+        targets = {ids[at]: 1.0}
+        for hit, cosine in list(near.items())[: 2 * options.title_negatives : 2]:
+            if hit != ids[at] and not _holds(str(products[hit]["title"]), words):
+                targets[hit] = round(math.exp((cosine - best) / _SHARPNESS), 4)
+        for other in rng.integers(len(ids), size=3):
+            targets.setdefault(ids[other], 0.0)
+        groups.append(Group(query, tuple(targets), tuple(targets.values()), 1))
     return groups
 
 

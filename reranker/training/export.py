@@ -7,10 +7,12 @@ computed in float32: it does not depend on the batch, as dynamic quantisation of
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -29,13 +31,13 @@ def export(folder: Path, out: Path, description: Description, compress: bool = T
 
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        main_export(str(folder), scratch, task=_TASKS[description.kind], opset=17, do_validation=False, dtype="fp32")
+        main_export(str(folder), scratch, task=_TASKS[description.kind], opset=18, do_validation=False, dtype="fp32")
         model = onnx.load(str(Path(scratch) / MODEL))
     onnx.save(store_in_int8(model) if compress else model, str(out / MODEL))
     shutil.copyfile(folder / TOKENIZER, out / TOKENIZER)
     tokenizer = Tokenizer.from_file(str(out / TOKENIZER))
-    layout = layout_of(tokenizer, pad=_pad_id(folder))
-    return write_description(out, _replace(description, layout))
+    layout = layout_of(tokenizer, pad_id(folder))
+    return write_description(out, msgspec.structs.replace(description, layout=layout))
 
 
 def store_in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -71,13 +73,6 @@ def quantize(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
 
 
-def _pad_id(folder: Path) -> int:
-    import json
-
+def pad_id(folder: Path) -> int:
+    """The padding token's id, from the model's config.json."""
     return int(json.loads((folder / "config.json").read_text("utf-8"))["pad_token_id"])
-
-
-def _replace(description: Description, layout: object) -> Description:
-    import msgspec
-
-    return msgspec.structs.replace(description, layout=layout)

@@ -7,10 +7,11 @@ queries so that they can be blended with first-stage scores.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from reranker.bundle import Layout
+from reranker.training import checkpoint
 from reranker.training.data import Group
+
+_CHECKPOINT_STEPS = 100
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,8 +101,12 @@ def finetune(
     layout: Layout,
     options: Options,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    folder: Path | None = None,
 ) -> None:
-    """Train in place over all lists once, on CUDA where there is one, in bfloat16 where the hardware has it."""
+    """Train in place over all lists once in bfloat16, on CUDA where there is one.
+
+    With a `folder`, a run that was stopped goes on from its last checkpoint there, given the same lists and options.
+    """
     torch.manual_seed(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
@@ -108,8 +116,11 @@ def finetune(
         weight_decay=options.weight_decay,
     )
     steps = math.ceil(len(lists) / options.lists)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, options.warmup))
-    for step in range(steps):
+    key = _key(lists, options)
+    done = checkpoint.restore(folder, model, optimizer, key) if folder else 0
+    for step in range(done, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * _rate(step, steps, options.warmup)
         chosen = lists[step * options.lists : (step + 1) * options.lists]
         rows = [row for part in chosen for row in part]
         batch = collate([paired(query, product) for query, product, _ in rows], layout.pad, device)
@@ -125,9 +136,14 @@ def finetune(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
+        if folder and (step + 1) % _CHECKPOINT_STEPS == 0:
+            checkpoint.store(folder, model, optimizer, step + 1, key)
         on_step(step + 1, steps, float(loss))
+
+
+def _key(lists: Sequence[Sequence[tuple[str, str, float]]], options: Options) -> str:
+    return hashlib.sha256(msgspec.json.encode([list(map(list, lists)), options])).hexdigest()
 
 
 def collate(pairs: Sequence[Pair], pad: int, device: torch.device) -> Mapping[str, Tensor]:
@@ -149,13 +165,10 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
 
 
-def save(model: nn.Module, folder: Path, base: Path, options: Mapping[str, Any]) -> None:
+def save(model: nn.Module, folder: Path, base: Path) -> None:
     """Write the trained model as a Hugging Face folder with the base's tokenizer."""
-    import json
-    import shutil
-
     folder.mkdir(parents=True, exist_ok=True)
     model.to("cpu").eval().save_pretrained(folder)  # type: ignore[operator]
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(base / name, folder / name)
-    (folder / "training.json").write_text(json.dumps(options, indent=1), "utf-8")
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)

@@ -1,0 +1,270 @@
+"""A whole training run: shop's index and judgments in, a measured reranker bundle out.
+
+Queries are split three ways by query, never by pair: the model learns from `train`, the blend weight is chosen on
+`dev`, and what is reported comes from `test`. With `refit` the bundle that ships is then trained on all queries,
+with the blend and the figures of its measured twin, and its card says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from opensearchpy.helpers import scan
+
+from indexer.errors import InputError
+from indexer.settings import Models, Settings
+from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of
+from reranker.evaluation.judgments import Judgments
+from reranker.evaluation.metrics import ndcg
+from reranker.rescore import unit
+from reranker.retrieval import bounded
+from reranker.scoring import CrossEncoder, pair
+from reranker.search import Searcher
+from reranker.text import Field, Recipe, product_ids, query_ids
+from reranker.training import data, export, finetune
+
+RECIPE = Recipe(
+    fields=(
+        Field("title", "", 44),
+        Field("brand", "brand", 7),
+        Field("color", "color", 6),
+        Field("bullets", "features", 20),
+    ),
+    max_tokens=96,
+    max_query_tokens=24,
+)
+BLENDS = tuple(round(step / 20, 2) for step in range(21))
+_NEAR = 60  # first-stage hits to mine negatives from
+_PARITY_PAIRS = 200
+_PARITY = 0.05  # largest difference of a logit between torch and the stored bundle
+
+
+class Source(msgspec.Struct, frozen=True):
+    """One shop to learn from: its index, its judged queries, and how they are split."""
+
+    index: str
+    judgments: Judgments
+    splits: Mapping[str, str]  # query id -> train, dev or test
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything that decides a run's result."""
+
+    name: str
+    base: str
+    base_licence: str
+    gains: Mapping[int, float]
+    data: data.Options
+    finetune: finetune.Options
+    refit: bool
+    window: int = 50
+
+
+class Shop(msgspec.Struct):
+    """A source with its products read from the index."""
+
+    source: Source
+    products: dict[str, dict[str, Any]]
+    searcher: Searcher
+
+    def first_stage(self, query: str) -> list[str]:
+        """Ids of the hybrid first stage's best hits."""
+        page = self.searcher.search(self.source.index, query, size=_NEAR, rerank=False, fields=["id"])
+        return [hit.id for hit in page.hits]
+
+    def nearest(self, query: str) -> list[tuple[str, float]]:
+        """The nearest products by the encoder, with their cosines."""
+        page = self.searcher.search(self.source.index, query, mode="vector", size=_NEAR, rerank=False, fields=["id"])
+        return [(hit.id, 2 * float(hit.scores["first_stage"] or 0.0) - 1) for hit in page.hits]
+
+
+Progress = Callable[[str, int, int, float], None]
+"""Name of the phase, step, steps, loss."""
+
+
+def open_shop(source: Source, settings: Settings) -> Shop:
+    """Read the fields that the recipe needs of every product. Raises InputError for an empty index."""
+    searcher = Searcher.connect(settings, reranker=False)
+    wanted = [field.name for field in RECIPE.fields]
+    hits = scan(searcher.retriever.client, index=source.index, query={"_source": wanted}, size=1000)
+    products = {hit["_id"]: hit["_source"] for hit in hits}
+    if not products:
+        raise InputError(f"The index {source.index} is empty. Ingest a catalogue first.")
+    return Shop(source, dict(sorted(products.items())), searcher)
+
+
+def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:
+    """Train, export, measure on held-out queries, and refit on all when the plan says so."""
+    measured = _fit(shops, base, plan, out / "measured", ("train",), progress)
+    blend, quality = measure(shops, measured, plan)
+    bundle = measured
+    splits: tuple[str, ...] = ("train",)
+    if plan.refit:
+        splits = ("train", "dev", "test")
+        bundle = _fit(shops, base, plan, out / "refit", splits, progress)
+        quality["note"] = "measured on a twin trained without the dev and test queries; this model has seen all"
+    seen = [
+        query
+        for shop in shops
+        for query_id, query in shop.source.judgments.queries.items()
+        if shop.source.splits.get(query_id) in splits
+    ]
+    description = msgspec.structs.replace(
+        bundle.description,
+        blend=blend,
+        quality={**bundle.description.quality, **quality},
+        trained_on=tuple(sorted(fingerprint(query) for query in seen)),
+    )
+    return export.write_description(bundle.folder, description)
+
+
+def _fit(
+    shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, splits: Sequence[str], progress: Progress
+) -> Bundle:
+    began = time.monotonic()
+    phase = folder.name
+    groups = [group for shop in shops for group in _groups(shop, plan, splits)]
+    lists = finetune.draw_lists(groups, plan.finetune)
+    pairing = Pairing(base, {key: product for shop in shops for key, product in _keyed(shop).items()})
+    model = finetune.load_base(base, plan.finetune.layers)
+    curve: list[float] = []
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        curve.append(loss)
+        progress(phase, step, steps, loss)
+
+    finetune.finetune(model, lists, pairing, pairing.layout, plan.finetune, on_step, folder)
+    finetune.save(model, folder / "model", base)
+    about = {
+        "data": msgspec.to_builtins(plan.data),
+        "finetune": msgspec.to_builtins(plan.finetune),
+        "gains": {str(grade): gain for grade, gain in plan.gains.items()},
+        "judged_queries": sum(group.judged > 1 for group in groups),
+        "made_queries": sum(group.judged == 1 for group in groups),
+        "lists": len(lists),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "loss_by_tenth": [round(float(part.mean()), 4) for part in np.array_split(np.array(curve), 10) if len(part)],
+    }
+    description = Description(
+        format=1,
+        kind="reranker",
+        name=plan.name,
+        base_model=plan.base,
+        base_licence=plan.base_licence,
+        licence="Apache-2.0",
+        languages=("en", "zh"),
+        recipe=RECIPE,
+        layout=pairing.layout,
+        files={},
+        gains={str(grade): gain for grade, gain in plan.gains.items()},
+        training=about,
+    )
+    bundle = export.export(folder / "model", folder / "bundle", description)
+    drift = parity(model, bundle, pairing, lists)
+    if not drift <= _PARITY:
+        raise InputError(
+            f"The exported model differs from the trained one by {drift:.3f} logits; {_PARITY} is allowed."
+        )
+    return export.write_description(
+        bundle.folder, msgspec.structs.replace(bundle.description, quality={"torch_parity_logits": round(drift, 5)})
+    )
+
+
+def _groups(shop: Shop, plan: Plan, splits: Sequence[str]) -> list[data.Group]:
+    source = shop.source
+    queries = {key: text for key, text in source.judgments.queries.items() if source.splits.get(key) in splits}
+    gains = {
+        key: {product: plan.gains.get(grade, 0.0) for product, grade in source.judgments.grades.get(key, {}).items()}
+        for key in queries
+    }
+    judged = data.judged_groups(queries, gains, list(shop.products), shop.first_stage, plan.data)
+    made = data.title_groups(shop.products, shop.nearest, plan.data)
+    return [
+        msgspec.structs.replace(group, products=tuple(f"{source.index}/{product}" for product in group.products))
+        for group in judged + made
+    ]
+
+
+def _keyed(shop: Shop) -> dict[str, dict[str, Any]]:
+    return {f"{shop.source.index}/{key}": product for key, product in shop.products.items()}
+
+
+class Pairing:
+    """Pairs made as serving makes them, from the base's tokenizer; products are tokenised once."""
+
+    def __init__(self, base: Path, products: Mapping[str, Mapping[str, Any]]) -> None:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        self.layout: Layout = layout_of(tokenizer, export.pad_id(base))
+        self._products = {key: product_ids(product, RECIPE, tokenizer) for key, product in products.items()}
+        self._query = lru_cache(100_000)(lambda query: query_ids(bounded(query), RECIPE, tokenizer))
+
+    def __call__(self, query: str, product: str) -> finetune.Pair:
+        return finetune.Pair(*pair(self._query(query), self._products[product], self.layout, RECIPE.max_tokens))
+
+
+def parity(model: Any, bundle: Bundle, pairing: Pairing, lists: Sequence[Sequence[tuple[str, str, float]]]) -> float:
+    """Largest difference of a logit between the trained model in float32 and the stored bundle, on some pairs."""
+    import torch
+
+    pairs = [pairing(query, product) for part in lists for query, product, _ in part][:_PARITY_PAIRS]
+    session = CrossEncoder(bundle, Models()).session
+    worst = 0.0
+    model.to("cpu").eval()
+    for item in pairs:
+        with torch.no_grad():
+            expected = float(model(**finetune.collate([item], pairing.layout.pad, torch.device("cpu"))).logits[0, 0])
+        found = float(session.run([item.ids], [item.types], pairing.layout.pad)[0, 0])
+        worst = max(worst, abs(expected - found))
+    return worst
+
+
+def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> tuple[float, dict[str, Any]]:
+    """Choose the blend on dev by mean nDCG@10 over all shops' queries; report it and the first stage on test."""
+    reranker = CrossEncoder(bundle, Models())
+    tables = {split: [] for split in ("dev", "test")}  # type: dict[str, list[tuple[str, list[float]]]]
+    for shop in shops:
+        searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
+        for query_id, query in shop.source.judgments.queries.items():
+            split = shop.source.splits.get(query_id)
+            if split in tables:
+                tables[split].append((shop.source.index, _by_blend(shop, searcher, query_id, query, plan)))
+    blend = 0.0
+    if tables["dev"]:
+        means = np.mean([values for _, values in tables["dev"]], axis=0)
+        blend = BLENDS[int(np.argmax(means))]
+    chosen = BLENDS.index(blend)
+    report: dict[str, Any] = {"blend_chosen_on": f"{len(tables['dev'])} dev queries"}
+    for index in sorted({name for name, _ in tables["test"]}):
+        rows = np.array([values for name, values in tables["test"] if name == index])
+        report[index] = {
+            "test_queries": len(rows),
+            "ndcg@10 first stage": round(float(rows[:, 0].mean()), 4),
+            "ndcg@10 blended": round(float(rows[:, chosen].mean()), 4),
+            "ndcg@10 reranker alone": round(float(rows[:, -1].mean()), 4),
+        }
+    return blend, report
+
+
+def _by_blend(shop: Shop, searcher: Searcher, query_id: str, query: str, plan: Plan) -> list[float]:
+    """nDCG@10 of one query for every weight in `BLENDS`, from one scoring of the window."""
+    page = searcher.search(shop.source.index, query, window=plan.window, size=plan.window, deadline_ms=float("inf"))
+    judged = shop.source.judgments.grades.get(query_id, {})
+    gains = {product: plan.gains.get(grade, 0.0) for product, grade in judged.items()}
+    hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
+    if not hits:
+        return [0.0] * len(BLENDS)
+    first = unit(np.array([hit.scores["first_stage"] for hit in hits], float))
+    rerank = unit(np.array([hit.scores["rerank"] for hit in hits], float))
+    values = []
+    for weight in BLENDS:
+        order = np.argsort(-np.round(weight * rerank + (1 - weight) * first, 6), kind="stable")
+        values.append(ndcg([hits[at].id for at in order], gains, 10))
+    return values

@@ -111,9 +111,7 @@ def load_mapping(name: str) -> CatalogMapping:
     path = Path(name)
     if path.is_file():
         return parse_mapping(path.read_bytes(), str(path))
-    ready = sorted(
-        item.name.removesuffix(".toml") for item in _ready_folder().iterdir() if item.name.endswith(".toml")
-    )
+    ready = sorted(item.name.removesuffix(".toml") for item in _ready_folder().iterdir() if item.name.endswith(".toml"))
     if name in ready:
         return parse_mapping((_ready_folder() / f"{name}.toml").read_bytes(), f"the ready mapping {name}")
     raise ConfigError(
@@ -147,7 +145,7 @@ def check_columns(mapping: CatalogMapping, present: Iterable[str], origin: str) 
     there = list(present)
     missing = [name for name in mapping.columns.named() if name not in there]
     if missing:
-        told = "; ".join(f"{name!r}{_nearest(name, there)}" for name in missing)
+        told = "; ".join(f"{name!r}{nearest(name, there)}" for name in missing)
         raise ConfigError(
             f"The mapping names columns that {origin} does not have: {told}. "
             f"Its columns are {', '.join(map(repr, there))}. Correct [columns] in the mapping."
@@ -167,7 +165,8 @@ def _ready_folder() -> Traversable:
     return resources.files("ingest") / "mappings"
 
 
-def _nearest(name: str, there: Iterable[str]) -> str:
+def nearest(name: str, there: Iterable[str]) -> str:
+    """` (did you mean ...?)` for the closest name, or nothing."""
     by_folded = {item.casefold(): item for item in there}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
@@ -185,7 +184,7 @@ def _not_allowed(origin: str, values: dict[str, Any], message: str) -> str:
         name = unknown.group(1)
         where = f"[{table}] has a key" if table else "it has a table or key"
         return (
-            f"{origin}: {where} {name!r} that a mapping does not know{_nearest(name, allowed)}. "
+            f"{origin}: {where} {name!r} that a mapping does not know{nearest(name, allowed)}. "
             f"Allowed are {', '.join(allowed)}."
         )
     if not field:
@@ -223,9 +222,7 @@ def _check(mapping: CatalogMapping, origin: str) -> None:
             f"{origin}: values.category_separator is empty. Give the text between two levels, such as '>'."
         )
     if mapping.file.delimiter and len(mapping.file.delimiter) != 1:
-        raise ConfigError(
-            f"{origin}: file.delimiter is {mapping.file.delimiter!r}. Give one character, such as ';'."
-        )
+        raise ConfigError(f"{origin}: file.delimiter is {mapping.file.delimiter!r}. Give one character, such as ';'.")
     try:
         codecs.lookup(mapping.file.encoding)
     except LookupError as error:

@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -74,5 +75,20 @@ def quantize(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
 
 
 def pad_id(folder: Path) -> int:
-    """The padding token's id, from the model's config.json."""
-    return int(json.loads((folder / "config.json").read_text("utf-8"))["pad_token_id"])
+    """The padding token's id."""
+    return int(_config(folder)["pad_token_id"])
+
+
+def hidden_size(folder: Path) -> int:
+    """The length of the model's vectors."""
+    return int(_config(folder)["hidden_size"])
+
+
+def vocabulary_size(folder: Path) -> int:
+    """How many pieces the model knows."""
+    return int(_config(folder)["vocab_size"])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return config

@@ -39,6 +39,20 @@ RECIPE = Recipe(
     max_tokens=96,
     max_query_tokens=24,
 )
+ENCODER_RECIPE = Recipe(
+    fields=(
+        Field("title", "", 64),
+        Field("brand", "", 8),
+        Field("color", "", 6),
+        Field("category", "", 16),
+        Field("bullets", "", 48),
+        Field("description", "", 48),
+    ),
+    max_tokens=96,
+    max_query_tokens=40,
+    query_prefix="query:",
+    product_prefix="passage:",
+)
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
 _NEAR = 60  # first-stage hits to mine negatives from
 _PARITY_PAIRS = 200

@@ -1,0 +1,1 @@
+"""How good an order is: judgments in, figures with their uncertainty out."""

@@ -1,0 +1,212 @@
+"""The command `train`: an encoder bundle from a base model, a reranker bundle from judged queries."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+
+from indexer import settings as config
+from indexer.errors import ConfigError, InputError, UsageError
+from indexer.terminal import emit_json, err, progress
+from reranker.bundle import Bundle, Description, Layout
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_HELP)
+def train() -> None:
+    """Make model bundles. Needs the `train` extra; serving does not.
+
+    \b
+    Examples:
+      shelfrank train encoder --out bundles/encoder
+      shelfrank train reranker --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop
+    """
+    if find_spec("torch") is None or find_spec("optimum") is None:
+        raise UsageError("Training needs torch and optimum: pip install 'shelfrank[train]'")
+
+
+@train.command(context_settings=_HELP)
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the bundle.")
+@click.option("--base", default="multilingual-e5-small", show_default=True, help="Base model: packaged, or a folder.")
+@click.option("--texts", type=_FILE, multiple=True, help="Text files whose words the vocabulary must keep.")
+@click.option("--whole-vocabulary", is_flag=True, help="Keep every piece of the base's vocabulary.")
+@click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: bool, work: Path, as_json: bool) -> None:
+    """Export a base model as an encoder bundle, its vocabulary cut to English and Chinese product text.
+
+    \b
+    Example:
+      shelfrank train encoder --texts products.jsonl --out bundles/encoder
+    """
+    from reranker.training import export, run
+
+    folder, licence = prepare_base(base, work, texts, whole_vocabulary)
+    about = Description(
+        format=1,
+        kind="encoder",
+        name=f"{folder.name}",
+        base_model=base,
+        base_licence=licence,
+        licence="Apache-2.0",
+        languages=("en", "zh"),
+        recipe=run.ENCODER_RECIPE,
+        layout=Layout((), (), (), 0, False),
+        files={},
+        dimension=export.hidden_size(folder),
+        training={"fine_tuned": False, "vocabulary": export.vocabulary_size(folder)},
+    )
+    _done(export.export(folder, out, about), as_json)
+
+
+@train.command(context_settings=_HELP)
+@click.option("--index", "indexes", multiple=True, required=True, help="Index of the shop; may be given again.")
+@click.option("--queries", type=_FILE, multiple=True, required=True, help="TSV: query_id, query, split if there is one.")
+@click.option("--qrels", type=_FILE, multiple=True, required=True, help="TSV: query_id, product_id, grade.")
+@click.option("--out", type=_FOLDER, required=True, help="Run folder; a stopped run goes on from it.")
+@click.option("--base", default="multilingual-e5-small", show_default=True, help="Base model: packaged, or a folder.")
+@click.option("--name", default="reranker", show_default=True, help="Name on the bundle's card.")
+@click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
+@click.option("--options", type=_FILE, help="TOML with [data] and [finetune] settings.")
+@click.option("--dev-share", default=0.15, show_default=True, help="Queries for choosing the blend.")
+@click.option("--test-share", default=0.25, show_default=True, help="Queries kept for the figures.")
+@click.option("--refit", is_flag=True, help="After measuring, train again on all queries and keep that.")
+@click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
+@click.option("--seed", default=13, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def reranker(
+    indexes: tuple[str, ...],
+    queries: tuple[Path, ...],
+    qrels: tuple[Path, ...],
+    out: Path,
+    base: str,
+    name: str,
+    gains: str,
+    options: Path | None,
+    dev_share: float,
+    test_share: float,
+    refit: bool,
+    work: Path,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Fine-tune a cross-encoder on judged queries, with negatives from the catalogue.
+
+    Queries are split by query; a `split` column (train, dev, test) in the queries file decides where there is one.
+
+    \b
+    Example:
+      shelfrank train reranker --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop --refit
+    """
+    from reranker.evaluation.judgments import read_gains, read_judgments
+    from reranker.training import data, finetune, run
+
+    if not len(indexes) == len(queries) == len(qrels):
+        raise UsageError("Give --index, --queries and --qrels the same number of times, one of each for a shop.")
+    chosen = _options(options)
+    sources = []
+    for index, query_file, qrels_file in zip(indexes, queries, qrels, strict=True):
+        judgments = read_judgments(query_file, qrels_file)
+        split = read_splits(query_file) or make_splits(sorted(judgments.queries), dev_share, test_share, seed)
+        sources.append(run.Source(index, judgments, split))
+    settings = config.load()
+    err.print("Reading the catalogues …")
+    shops = [run.open_shop(source, settings) for source in sources]
+    texts = (" ".join(map(str, product.values())) for shop in shops for product in shop.products.values())
+    folder, licence = prepare_base(base, work, texts=(), whole=False, more=texts)
+    plan = run.Plan(
+        name=name,
+        base=base,
+        base_licence=licence,
+        gains=read_gains(gains),
+        data=msgspec.convert(chosen.get("data", {}) | {"seed": seed}, data.Options),
+        finetune=msgspec.convert(chosen.get("finetune", {}) | {"seed": seed}, finetune.Options),
+        refit=refit,
+        window=settings.search.window,
+    )
+    with progress() as bar:
+        tasks: dict[str, int] = {}
+
+        def on_step(phase: str, step: int, steps: int, loss: float) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=steps)
+            bar.update(tasks[phase], completed=step, description=f"{phase} (loss {loss:.3f})")  # type: ignore[arg-type]
+            if not err.is_terminal and step % 100 == 0:
+                err.print(f"{phase}: step {step} of {steps}, loss {loss:.3f}")
+
+        bundle = run.train(shops, folder, plan, out, on_step)
+    _done(bundle, as_json)
+
+
+def prepare_base(
+    base: str, work: Path, texts: Sequence[Path], whole: bool, more: Iterator[str] | None = None
+) -> tuple[Path, str]:
+    """A Hugging Face folder to start from, and its licence; the packaged base is written and pruned once."""
+    from reranker.training.base import PACKAGED, prune_vocabulary, write_packaged_e5
+
+    if base != PACKAGED:
+        if not (Path(base) / "config.json").is_file():
+            raise InputError(f"{base} is neither {PACKAGED} nor a folder with a config.json. Download the model first.")
+        return Path(base), "see the base model"
+    full, pruned = work / PACKAGED, work / f"{PACKAGED}-enzh"
+    if not (full / "tokenizer_config.json").is_file():
+        write_packaged_e5(full)
+    if whole:
+        return full, "MIT"
+    if not (pruned / "tokenizer_config.json").is_file():
+        before, kept = prune_vocabulary(full, pruned, _lines(texts, more))
+        err.print(f"Vocabulary: {kept:,} of {before:,} pieces kept.")
+    return pruned, "MIT"
+
+
+def _lines(files: Sequence[Path], more: Iterator[str] | None) -> Iterator[str]:
+    for file in files:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            yield from lines
+    yield from more or ()
+
+
+def read_splits(queries: Path) -> dict[str, str]:
+    """The `split` column of a queries file as query id -> split; empty when there is none."""
+    with queries.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if "split" not in (rows.fieldnames or ()):
+            return {}
+        return {row["query_id"]: row["split"] for row in rows}
+
+
+def make_splits(query_ids: Sequence[str], dev_share: float, test_share: float, seed: int) -> dict[str, str]:
+    """A seeded split by query: query id -> train, dev or test."""
+    if not (0 <= dev_share and 0 <= test_share and dev_share + test_share < 1):
+        raise UsageError(f"dev {dev_share} and test {test_share} leave nothing to train on; their sum must be below 1.")
+    order = np.random.default_rng(seed).permutation(len(query_ids))
+    dev, test = round(len(order) * dev_share), round(len(order) * test_share)
+    names = ["dev"] * dev + ["test"] * test + ["train"] * (len(order) - dev - test)
+    return {query_ids[at]: name for at, name in zip(order, names, strict=True)}
+
+
+def _options(file: Path | None) -> dict[str, dict[str, object]]:
+    if file is None:
+        return {}
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=dict[str, dict[str, object]])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file} is not a training options file: {error}") from error
+
+
+def _done(bundle: Bundle, as_json: bool) -> None:
+    size = sum(path.stat().st_size for path in bundle.folder.iterdir()) / 1e6
+    quality = bundle.description.quality
+    if as_json:
+        emit_json({"bundle": str(bundle.folder), "id": bundle.id, "megabytes": round(size, 1), "quality": quality})
+    else:
+        err.print(f"{bundle.id} written to {bundle.folder} ({size:.1f} MB)", quality or "")

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -28,6 +29,13 @@ class Cluster(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     client_cert: str = ""
     client_key: str = ""
     timeout_s: float = 30.0
+
+    def __repr__(self) -> str:
+        """Without the password: settings end up in logs and tracebacks."""
+        return f"Cluster(url={self.url!r}, user={self.user!r}, password={'(set)' if self.password else ''!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("url", self.url), ("user", self.user), ("password", "(set)" if self.password else "")]
 
 
 class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -118,9 +126,10 @@ def load(path: str | Path | None = None, environ: Mapping[str, str] | None = Non
             values = tomllib.loads(file.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is not valid TOML: {error}") from error
-        if "password" in values.get("cluster", {}):
+        cluster = values.get("cluster")
+        if isinstance(cluster, dict) and ("password" in cluster or _credentials(str(cluster.get("url", "")))):
             raise ConfigError(
-                f"{file} holds cluster.password; passwords come from OPENSEARCH_PASSWORD only. Remove the line."
+                f"{file} holds the password of the cluster; passwords come from OPENSEARCH_PASSWORD only. Remove it."
             )
     elif chosen:
         raise ConfigError(f"The settings file {file} does not exist. Check SHELFRANK_CONFIG or --config.")
@@ -135,10 +144,35 @@ def _overlay(settings: Settings, environ: Mapping[str, str]) -> dict[str, dict[s
             raw = environ.get(f"SHELFRANK_{section}_{name}".upper())
             if raw is not None and (section, name) != ("cluster", "password"):
                 fields[name] = raw
+    cluster = values["cluster"]
     for variable, name in _CLUSTER_VARIABLES.items():
         if environ.get(variable):
-            values["cluster"][name] = environ[variable]
+            cluster[name] = environ[variable]
+    if found := _credentials(cluster["url"]):
+        # Addresses are shown and logged, so user and password move to their own fields.
+        cluster["url"] = cluster["url"].replace(f"{found}@", "", 1)
+        user, _, password = found.partition(":")
+        if cluster["user"] not in ("", unquote(user)) or cluster["password"] not in ("", unquote(password)):
+            raise ConfigError(
+                "OPENSEARCH_URL holds other credentials than OPENSEARCH_USER and OPENSEARCH_PASSWORD. Leave them out "
+                "of the address."
+            )
+        cluster["user"], cluster["password"] = unquote(user), unquote(password)
     return values
+
+
+def _credentials(url: str) -> str:
+    """The `user:password` part of an address, empty when it has none."""
+    try:
+        return urlsplit(url).netloc.rpartition("@")[0]
+    except ValueError:
+        return ""
+
+
+def variable(section: str, name: str) -> str:
+    """The environment variable of a setting."""
+    own = {field: name for name, field in _CLUSTER_VARIABLES.items()}
+    return own[name] if section == "cluster" and name in own else f"SHELFRANK_{section}_{name}".upper()
 
 
 def _convert(values: Mapping[str, Any], origin: str) -> Settings:

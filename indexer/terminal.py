@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,8 +16,14 @@ out = Console()
 
 def emit_json(value: Any) -> None:
     """Write one JSON document to standard output (UTF-8, sorted as given)."""
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.encode(value, enc_hook=_plain) + b"\n")
     sys.stdout.buffer.flush()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
 def progress(quiet: bool = False) -> Progress:

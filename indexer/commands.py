@@ -1,0 +1,169 @@
+"""The commands `shelfrank node` and `shelfrank config`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from indexer import node as nodes
+from indexer import settings
+from indexer.errors import UsageError
+from indexer.terminal import emit_json, out
+
+FOLLOW_INTERVAL_S = 0.5
+
+as_json = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def node() -> None:
+    """Run the embedded OpenSearch node.
+
+    Its data are kept between runs. Settings: SHELFRANK_NODE_CACHE_DIR, _DATA_DIR, _PORT, _HEAP_MB, _USER (whom
+    root runs it as), _REPOSITORY (a Maven mirror).
+    """
+
+
+@node.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 means any free one.")
+@as_json
+def start(port: int | None, json_output: bool) -> None:
+    """Start the node, or find it running; fetches OpenSearch at the first start.
+
+    \b
+    Example:
+      shelfrank node start --port 9200
+    """
+    loaded = settings.load()
+    if loaded.cluster.url:
+        raise UsageError(
+            f"OPENSEARCH_URL is {loaded.cluster.url}, so that cluster is used and nothing is started. Unset it to "
+            "use the embedded node."
+        )
+    chosen = loaded.node if port is None else msgspec.structs.replace(loaded.node, port=port)
+    info = nodes.start(chosen)
+    if json_output:
+        emit_json(info)
+    else:
+        click.echo(f"{info.url} ({'started' if info.started_now else 'was running'}, data in {info.data_dir})")
+
+
+@node.command()
+@as_json
+def stop(json_output: bool) -> None:
+    """Stop the node. Its data stay.
+
+    \b
+    Example:
+      shelfrank node stop
+    """
+    stopped = nodes.stop(settings.load().node)
+    if json_output:
+        emit_json({"stopped": stopped})
+    else:
+        click.echo("Stopped." if stopped else "It was not running.")
+
+
+@node.command()
+@as_json
+def status(json_output: bool) -> None:
+    """Show what the node does. Exit code 0: it runs and answers; 1: it does not.
+
+    \b
+    Example:
+      shelfrank node status --json
+    """
+    shown = nodes.status(settings.load().node)
+    if json_output:
+        emit_json(shown)
+    else:
+        click.echo(_sentence(shown))
+    if shown.state != "running":
+        sys.exit(1)
+
+
+def _sentence(shown: nodes.NodeStatus) -> str:
+    if shown.state == "running":
+        return (
+            f"Running at {shown.url}: OpenSearch {shown.version}, health {shown.health}, process {shown.pid}, heap "
+            f"{shown.heap_mb} MB, up {shown.uptime_s:.0f} s, data in {shown.data_dir}"
+        )
+    if shown.state == "starting":
+        return f"Process {shown.pid} lives but does not answer at {shown.url} (see `shelfrank node logs`)."
+    if shown.state == "died":
+        return f"Died (see `shelfrank node logs`). Start it again with `shelfrank node start`; data in {shown.data_dir}"
+    return f"Stopped. Start it with `shelfrank node start`; data in {shown.data_dir}"
+
+
+@node.command()
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="How many lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@as_json
+def logs(lines: int, follow: bool, json_output: bool) -> None:
+    """Show the end of the log of the node's present or last run.
+
+    \b
+    Example:
+      shelfrank node logs -n 100 --follow
+    """
+    if follow and json_output:
+        raise UsageError("--follow never ends, so it cannot be one JSON document. Leave out one of the two.")
+    chosen = settings.load().node
+    shown = nodes.logs(chosen, lines)
+    if json_output:
+        emit_json({"lines": shown})
+        return
+    for line in shown:
+        click.echo(line)
+    if follow:
+        for text in _appended(nodes.data_dir(chosen) / "logs" / "opensearch.log"):
+            click.echo(text, nl=False)
+
+
+def _appended(file: Path) -> Iterator[str]:
+    """What is added to the file from now on; begins anew when another file takes its name."""
+    position = file.stat().st_size if file.exists() else 0
+    inode = file.stat().st_ino if file.exists() else 0
+    while True:
+        time.sleep(FOLLOW_INTERVAL_S)
+        if not file.exists():
+            continue
+        now = file.stat()
+        if now.st_ino != inode or now.st_size < position:
+            position, inode = 0, now.st_ino
+        if now.st_size > position:
+            with file.open("rb") as stream:
+                stream.seek(position)
+                data = stream.read()
+            # Only whole lines: a character may be half-written.
+            whole = data[: data.rfind(b"\n") + 1]
+            position += len(whole)
+            yield whole.decode("utf-8", "replace")
+
+
+@click.command()
+@as_json
+def config(json_output: bool) -> None:
+    """Show the settings in force: defaults, then the TOML file, then the environment.
+
+    \b
+    Example:
+      SHELFRANK_SEARCH_WINDOW=100 shelfrank config
+    """
+    shown = settings.shown(settings.load())
+    if json_output:
+        emit_json(shown)
+        return
+    table = Table("setting", "value", "variable", box=None)
+    for section, fields in shown.items():
+        for name, value in fields.items():
+            text = escape(str(value)) if value != "" else "-"
+            table.add_row(f"{section}.{name}", text, settings.variable(section, name))
+    out.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +69,9 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
 
 @train.command(context_settings=_HELP)
 @click.option("--index", "indexes", multiple=True, required=True, help="Index of the shop; may be given again.")
-@click.option("--queries", type=_FILE, multiple=True, required=True, help="TSV: query_id, query, split if there is one.")
+@click.option(
+    "--queries", type=_FILE, multiple=True, required=True, help="TSV: query_id, query, split if there is one."
+)
 @click.option("--qrels", type=_FILE, multiple=True, required=True, help="TSV: query_id, product_id, grade.")
 @click.option("--out", type=_FOLDER, required=True, help="Run folder; a stopped run goes on from it.")
 @click.option("--base", default="multilingual-e5-small", show_default=True, help="Base model: packaged, or a folder.")
@@ -107,7 +108,8 @@ def reranker(
     Example:
       shelfrank train reranker --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop --refit
     """
-    from reranker.evaluation.judgments import read_gains, read_judgments
+    from reranker.evaluation.compare import parse_gains
+    from reranker.evaluation.judgments import read_qrels, read_queries
     from reranker.training import data, finetune, run
 
     if not len(indexes) == len(queries) == len(qrels):
@@ -115,9 +117,10 @@ def reranker(
     chosen = _options(options)
     sources = []
     for index, query_file, qrels_file in zip(indexes, queries, qrels, strict=True):
-        judgments = read_judgments(query_file, qrels_file)
-        split = read_splits(query_file) or make_splits(sorted(judgments.queries), dev_share, test_share, seed)
-        sources.append(run.Source(index, judgments, split))
+        judged = read_queries(query_file)
+        named = {query.id: query.columns["split"] for query in judged if "split" in query.columns}
+        split = named or make_splits(sorted(query.id for query in judged), dev_share, test_share, seed)
+        sources.append(run.Source(index, judged, read_qrels(qrels_file), split))
     settings = config.load()
     err.print("Reading the catalogues …")
     shops = [run.open_shop(source, settings) for source in sources]
@@ -127,7 +130,7 @@ def reranker(
         name=name,
         base=base,
         base_licence=licence,
-        gains=read_gains(gains),
+        gain=parse_gains(gains),
         data=msgspec.convert(chosen.get("data", {}) | {"seed": seed}, data.Options),
         finetune=msgspec.convert(chosen.get("finetune", {}) | {"seed": seed}, finetune.Options),
         refit=refit,
@@ -175,18 +178,9 @@ def _lines(files: Sequence[Path], more: Iterator[str] | None) -> Iterator[str]:
     yield from more or ()
 
 
-def read_splits(queries: Path) -> dict[str, str]:
-    """The `split` column of a queries file as query id -> split; empty when there is none."""
-    with queries.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if "split" not in (rows.fieldnames or ()):
-            return {}
-        return {row["query_id"]: row["split"] for row in rows}
-
-
 def make_splits(query_ids: Sequence[str], dev_share: float, test_share: float, seed: int) -> dict[str, str]:
     """A seeded split by query: query id -> train, dev or test."""
-    if not (0 <= dev_share and 0 <= test_share and dev_share + test_share < 1):
+    if not (dev_share >= 0 and test_share >= 0 and dev_share + test_share < 1):
         raise UsageError(f"dev {dev_share} and test {test_share} leave nothing to train on; their sum must be below 1.")
     order = np.random.default_rng(seed).permutation(len(query_ids))
     dev, test = round(len(order) * dev_share), round(len(order) * test_share)

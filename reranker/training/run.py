@@ -20,8 +20,9 @@ from opensearchpy.helpers import scan
 from indexer.errors import InputError
 from indexer.settings import Models, Settings
 from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of
-from reranker.evaluation.judgments import Judgments
-from reranker.evaluation.metrics import ndcg
+from reranker.evaluation.compare import Gain
+from reranker.evaluation.judgments import Qrels, Query
+from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.rescore import unit
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder, pair
@@ -63,8 +64,17 @@ class Source(msgspec.Struct, frozen=True):
     """One shop to learn from: its index, its judged queries, and how they are split."""
 
     index: str
-    judgments: Judgments
+    queries: Sequence[Query]
+    qrels: Qrels
     splits: Mapping[str, str]  # query id -> train, dev or test
+
+    def within(self, splits: Sequence[str]) -> list[Query]:
+        """The queries of some splits."""
+        return [query for query in self.queries if self.splits.get(query.id) in splits]
+
+    def gains(self, query: Query, gain: Gain) -> dict[str, float]:
+        """Product id -> gain of one query."""
+        return gains_of(self.qrels.get(query.id, {}), gain)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -73,7 +83,7 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
     base: str
     base_licence: str
-    gains: Mapping[int, float]
+    gain: Gain
     data: data.Options
     finetune: finetune.Options
     refit: bool
@@ -123,12 +133,7 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
         splits = ("train", "dev", "test")
         bundle = _fit(shops, base, plan, out / "refit", splits, progress)
         quality["note"] = "measured on a twin trained without the dev and test queries; this model has seen all"
-    seen = [
-        query
-        for shop in shops
-        for query_id, query in shop.source.judgments.queries.items()
-        if shop.source.splits.get(query_id) in splits
-    ]
+    seen = [query.text for shop in shops for query in shop.source.within(splits)]
     description = msgspec.structs.replace(
         bundle.description,
         blend=blend,
@@ -158,7 +163,6 @@ def _fit(
     about = {
         "data": msgspec.to_builtins(plan.data),
         "finetune": msgspec.to_builtins(plan.finetune),
-        "gains": {str(grade): gain for grade, gain in plan.gains.items()},
         "judged_queries": sum(group.judged > 1 for group in groups),
         "made_queries": sum(group.judged == 1 for group in groups),
         "lists": len(lists),
@@ -176,7 +180,7 @@ def _fit(
         recipe=RECIPE,
         layout=pairing.layout,
         files={},
-        gains={str(grade): gain for grade, gain in plan.gains.items()},
+        gains={str(grade): plan.gain(grade) for grade in _grades(shops)},
         training=about,
     )
     bundle = export.export(folder / "model", folder / "bundle", description)
@@ -190,13 +194,15 @@ def _fit(
     )
 
 
+def _grades(shops: Sequence[Shop]) -> list[int]:
+    return sorted({grade for shop in shops for grades in shop.source.qrels.values() for grade in grades.values()})
+
+
 def _groups(shop: Shop, plan: Plan, splits: Sequence[str]) -> list[data.Group]:
     source = shop.source
-    queries = {key: text for key, text in source.judgments.queries.items() if source.splits.get(key) in splits}
-    gains = {
-        key: {product: plan.gains.get(grade, 0.0) for product, grade in source.judgments.grades.get(key, {}).items()}
-        for key in queries
-    }
+    chosen = source.within(splits)
+    queries = {query.id: query.text for query in chosen}
+    gains = {query.id: source.gains(query, plan.gain) for query in chosen}
     judged = data.judged_groups(queries, gains, list(shop.products), shop.first_stage, plan.data)
     made = data.title_groups(shop.products, shop.nearest, plan.data)
     return [
@@ -243,13 +249,12 @@ def parity(model: Any, bundle: Bundle, pairing: Pairing, lists: Sequence[Sequenc
 def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> tuple[float, dict[str, Any]]:
     """Choose the blend on dev by mean nDCG@10 over all shops' queries; report it and the first stage on test."""
     reranker = CrossEncoder(bundle, Models())
-    tables = {split: [] for split in ("dev", "test")}  # type: dict[str, list[tuple[str, list[float]]]]
+    tables: dict[str, list[tuple[str, list[float]]]] = {"dev": [], "test": []}
     for shop in shops:
         searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
-        for query_id, query in shop.source.judgments.queries.items():
-            split = shop.source.splits.get(query_id)
-            if split in tables:
-                tables[split].append((shop.source.index, _by_blend(shop, searcher, query_id, query, plan)))
+        for split, rows in tables.items():
+            for query in shop.source.within((split,)):
+                rows.append((shop.source.index, _by_blend(shop, searcher, query, plan)))
     blend = 0.0
     if tables["dev"]:
         means = np.mean([values for _, values in tables["dev"]], axis=0)
@@ -257,21 +262,22 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> tuple[float, d
     chosen = BLENDS.index(blend)
     report: dict[str, Any] = {"blend_chosen_on": f"{len(tables['dev'])} dev queries"}
     for index in sorted({name for name, _ in tables["test"]}):
-        rows = np.array([values for name, values in tables["test"] if name == index])
+        found = np.array([values for name, values in tables["test"] if name == index])
         report[index] = {
-            "test_queries": len(rows),
-            "ndcg@10 first stage": round(float(rows[:, 0].mean()), 4),
-            "ndcg@10 blended": round(float(rows[:, chosen].mean()), 4),
-            "ndcg@10 reranker alone": round(float(rows[:, -1].mean()), 4),
+            "test_queries": len(found),
+            "ndcg@10 first stage": round(float(found[:, 0].mean()), 4),
+            "ndcg@10 blended": round(float(found[:, chosen].mean()), 4),
+            "ndcg@10 reranker alone": round(float(found[:, -1].mean()), 4),
         }
     return blend, report
 
 
-def _by_blend(shop: Shop, searcher: Searcher, query_id: str, query: str, plan: Plan) -> list[float]:
+def _by_blend(shop: Shop, searcher: Searcher, query: Query, plan: Plan) -> list[float]:
     """nDCG@10 of one query for every weight in `BLENDS`, from one scoring of the window."""
-    page = searcher.search(shop.source.index, query, window=plan.window, size=plan.window, deadline_ms=float("inf"))
-    judged = shop.source.judgments.grades.get(query_id, {})
-    gains = {product: plan.gains.get(grade, 0.0) for product, grade in judged.items()}
+    page = searcher.search(
+        shop.source.index, query.text, window=plan.window, size=plan.window, deadline_ms=float("inf")
+    )
+    gains = shop.source.gains(query, plan.gain)
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
         return [0.0] * len(BLENDS)

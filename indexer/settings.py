@@ -65,6 +65,15 @@ class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     replicas: int = 0
 
 
+class Ingest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How a catalogue is written: products to a step, bytes to a bulk request, and for how many seconds a cluster
+    that takes nothing is waited for."""
+
+    batch: int = 256
+    bulk_bytes: int = 5_000_000
+    patience_s: float = 120.0
+
+
 class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The query path.
 
@@ -98,6 +107,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     cluster: Cluster = Cluster()
     node: Node = Node()
     index: Index = Index()
+    ingest: Ingest = Ingest()
     search: Search = Search()
     models: Models = Models()
 

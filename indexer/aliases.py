@@ -1,0 +1,96 @@
+"""A catalogue is an alias to a dated index, so that a new one can be built beside it and put in its place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from opensearchpy import OpenSearch
+
+from indexer.bulk import Patience
+from indexer.client import call
+from indexer.errors import ClusterError, UsageError
+from indexer.mappings import Made
+
+_NAME = re.compile(r'[^A-Z\\/*?"<>| ,#:\x00-\x1f]+')
+_PATIENCE_S = 30.0  # a cluster that is busy or just starting gets a moment
+_MAX_NAME_BYTES = 200  # OpenSearch takes 255; the date comes behind
+
+
+@dataclass(frozen=True)
+class Live:
+    """The index behind an alias, and what it was made with."""
+
+    index: str
+    made: Made
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that OpenSearch would. Raises UsageError."""
+    if not _NAME.fullmatch(name) or name.startswith(("-", "_", "+", ".")) or len(name.encode()) > _MAX_NAME_BYTES:
+        raise UsageError(
+            f"{name!r} cannot name an index: use lower case letters, digits, '-' and '_', starting with a letter "
+            f"or digit, at most {_MAX_NAME_BYTES} bytes."
+        )
+
+
+def live(client: OpenSearch, name: str) -> Live | None:
+    """The index that the alias stands for, or None when there is nothing of that name.
+
+    Raises UsageError for an impossible name, ClusterError for an index (not an alias) of that name, for an
+    alias to several indices, and for an index that shelfrank did not make.
+    """
+    check_name(name)
+    found = Patience(_PATIENCE_S).call(lambda: client.indices.get(index=name, params={"ignore_unavailable": "true"}))
+    if not found:
+        return None
+    if name in found:
+        raise ClusterError(
+            f"{name} is an index, where an alias is expected. Ingest under another name, or delete it first "
+            f"(DELETE /{name}) if it is not needed."
+        )
+    if len(found) > 1:
+        raise ClusterError(
+            f"The alias {name} stands for several indices ({', '.join(sorted(found))}); expected one. "
+            "Remove it from all but the live one."
+        )
+    index, description = next(iter(found.items()))
+    meta = description.get("mappings", {}).get("_meta", {}).get("shelfrank")
+    try:
+        return Live(index, msgspec.convert(meta, Made))
+    except msgspec.ValidationError as error:
+        raise ClusterError(
+            f"The alias {name} stands for {index}, which shelfrank did not make: its mapping has no usable "
+            "`_meta.shelfrank`. Ingest under another name."
+        ) from error
+
+
+def create(client: OpenSearch, name: str, body: dict[str, Any], *, with_alias: bool) -> str:
+    """Make a dated index; `with_alias` makes the alias point to it in the same step. Returns its name."""
+    index = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    whole = {**body, "aliases": {name: {}}} if with_alias else body
+    call(lambda: client.indices.create(index=index, body=whole))
+    return index
+
+
+def swap(client: OpenSearch, name: str, new: str) -> list[str]:
+    """Point the alias to `new` in one step, so that no search finds nothing. Returns what it pointed to before."""
+    # A name that is not there yet answers 404, and the client calls that an error.
+    aliases = Patience(_PATIENCE_S).call(lambda: client.indices.get_alias(params={"expand_wildcards": "open"}))
+    old = sorted(index for index, held in aliases.items() if name in held.get("aliases", {}) and index != new)
+    actions: list[dict[str, Any]] = [{"remove": {"index": index, "alias": name}} for index in old]
+    actions.append({"add": {"index": new, "alias": name}})
+    Patience(_PATIENCE_S).call(lambda: client.indices.update_aliases(body={"actions": actions}))
+    return old
+
+
+def leftovers(client: OpenSearch, name: str) -> list[str]:
+    """Dated indices of this catalogue that no alias points to: old ones, and builds that did not end."""
+    found = Patience(_PATIENCE_S).call(
+        lambda: client.indices.get_alias(index=f"{name}-*", params={"expand_wildcards": "open"})
+    )
+    dated = re.compile(re.escape(name) + r"-\d{8}-\d{6}-\d{6}")
+    return sorted(index for index, held in found.items() if dated.fullmatch(index) and not held.get("aliases"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,6 @@ MAX_QUERIES = 100_000
 MAX_JUDGMENTS = 10_000_000
 MAX_GRADE = 100
 _MAX_LINE = 65_536
-_QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 
 Qrels = dict[str, dict[str, int]]
 """Query id -> product id -> grade."""
@@ -34,7 +34,7 @@ class Query(msgspec.Struct, frozen=True):
 
 def read_queries(path: Path) -> list[Query]:
     """Queries in the file's order. Raises InputError naming file, line and value."""
-    lines = _lines(path)
+    lines = _lines(path, MAX_QUERIES)
     number, header = next(lines, (1, ""))
     names = _header(path, number, header, ("query_id", "query"))
     queries: list[Query] = []
@@ -47,8 +47,6 @@ def read_queries(path: Path) -> list[Query]:
             raise InputError(f"{path}, line {number}: {missing} is empty. Fill it in or remove the line.")
         if query.id in seen:
             raise InputError(f"{path}, line {number}: query_id {query.id!r} is already on line {seen[query.id]}.")
-        if len(queries) == MAX_QUERIES:
-            raise InputError(f"{path} holds more than {MAX_QUERIES:,} queries. Evaluate a sample of them.")
         seen[query.id] = number
         queries.append(query)
     if not queries:
@@ -61,29 +59,27 @@ def read_qrels(path: Path) -> Qrels:
 
     A negative grade, which TREC uses for junk, becomes 0. The same judgment twice counts once.
     """
-    lines = _lines(path)
+    lines = _lines(path, MAX_JUDGMENTS)
     number, first = next(lines, (1, ""))
-    trec = len(first.split()) == 4 and _whole(first.split()[3]) is not None
-    names = ["query_id", "", "product_id", "grade"]
-    if not trec:
+    fields = first.split()
+    trec = len(fields) == 4 and _whole(fields[3]) is not None
+    if trec:
+        names = ["query_id", "iteration", "product_id", "grade"]
+        lines = chain([(number, first)], lines)
+    else:
         names = _header(path, number, first, ("query_id", "product_id", "grade"))
-        number, first = next(lines, (number, ""))
     qrels: Qrels = {}
-    count = 0
-    while first:
-        row = _row(path, number, first, names, trec)
-        grade = _grade(path, number, row["grade"])
-        judgments = qrels.setdefault(row["query_id"], {})
-        known = judgments.setdefault(row["product_id"], grade)
+    for number, line in lines:
+        row = _row(path, number, line, names, trec)
+        query, product, grade = row["query_id"], row["product_id"], _grade(path, number, row["grade"])
+        if not query or not product:
+            raise InputError(f"{path}, line {number}: query_id or product_id is empty: {line[:80]!r}.")
+        known = qrels.setdefault(query, {}).setdefault(product, grade)
         if known != grade:
             raise InputError(
-                f"{path}, line {number}: product {row['product_id']!r} has grade {grade} for query "
-                f"{row['query_id']!r}, and {known} on an earlier line. Keep one of them."
+                f"{path}, line {number}: product {product!r} has grade {grade} for query {query!r}, "
+                f"and {known} on an earlier line. Keep one of them."
             )
-        count += 1
-        if count > MAX_JUDGMENTS:
-            raise InputError(f"{path} holds more than {MAX_JUDGMENTS:,} judgments. Evaluate a sample of the queries.")
-        number, first = next(lines, (number, ""))
     if not qrels:
         raise InputError(f"{path} holds no judgment.")
     return qrels
@@ -111,17 +107,24 @@ def write_run(path: Path, rankings: Mapping[str, Sequence[str]], tag: str) -> No
                 file.write(f"{_word(query)} Q0 {_word(product)} {at + 1} {len(products) - at} {tag}\n")
 
 
+def some(ids: Sequence[str]) -> str:
+    """The first few ids, for a message."""
+    return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+
+
 def _word(text: str) -> str:
     return re.sub(r"\s", "_", text)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers from 1; never more than one in memory."""
+def _lines(path: Path, most: int) -> Iterator[tuple[int, str]]:
+    """At most `most` lines that are not blank, with their numbers from 1; never more than one in memory."""
     number = 0
     try:
         with path.open("rb") as file:
             while raw := file.readline(_MAX_LINE + 1):
                 number += 1
+                if number > most:
+                    raise InputError(f"{path} has more than {most:,} lines. Evaluate a sample of the queries.")
                 if len(raw) > _MAX_LINE:
                     raise InputError(f"{path}, line {number} is longer than {_MAX_LINE:,} bytes; is this a TSV file?")
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -154,7 +157,9 @@ def _row(path: Path, number: int, line: str, names: Sequence[str], trec: bool = 
 
 def _unquoted(value: str) -> str:
     """A quote in a TSV file is a quote (24" monitor), except as CSV writers put it ("24"" monitor")."""
-    return value[1:-1].replace('""', '"') if _QUOTED.fullmatch(value) else value
+    inner = value[1:-1]
+    quoted = value[:1] == '"' == value[-1:] and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if quoted else value
 
 
 def _grade(path: Path, number: int, value: str) -> int:

@@ -74,11 +74,11 @@ def average_precision(ranking: Sequence[str], relevant: Collection[str]) -> floa
 def judged(ranking: Sequence[str], judgments: Collection[str], k: int) -> float:
     """Share of the first `k` hits that have a judgment, of whatever grade.
 
-    Low coverage means that the other metrics take the unjudged for irrelevant and are likely too low. 1 for an empty
-    list, which holds nothing unjudged.
+    Low coverage means that the other metrics take the unjudged for irrelevant and are likely too low. 0 for an empty
+    list.
     """
     first = ranking[:k]
-    return _found(first, judgments, k) / len(first) if first else 1.0
+    return _found(first, judgments, k) / len(first) if first else 0.0
 
 
 def _found(ranking: Sequence[str], wanted: Collection[str], k: int) -> int:
@@ -112,9 +112,7 @@ def bootstrap_interval(
     return Interval(float(differences.mean()), float(low), float(high))
 
 
-def randomisation_test(
-    differences: NDArray[np.float64], rng: np.random.Generator, resamples: int = 10_000
-) -> float:
+def randomisation_test(differences: NDArray[np.float64], rng: np.random.Generator, resamples: int = 10_000) -> float:
     """Two-sided p of Fisher's paired randomisation test (Smucker et al. 2007).
 
     If two systems are alike, each query's difference is as likely with the other sign: p is the share of random signs

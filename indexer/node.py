@@ -23,7 +23,9 @@ import msgspec
 import platformdirs
 
 from indexer import settings, terminal
-from indexer.embedded import java, layout, lock, process
+from indexer.embedded import disk, java, layout, lock, memory, process
+from indexer.embedded import logs as logfile
+from indexer.embedded import state as states
 from indexer.embedded.owner import owner
 from indexer.errors import NodeError
 
@@ -31,6 +33,8 @@ DEFAULTS = settings.Node()
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 DEATH_LINES = 15
+# An empty node writes less than 1 MB; this leaves a catalogue some room.
+DATA_ROOM = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ def start(node: settings.Node = DEFAULTS, *, timeout_s: float = START_TIMEOUT_S,
     """
     folder = data_dir(node)
     user = owner(node.user)
-    user.take(folder)
+    with disk.explained(folder, DATA_ROOM, "SHELFRANK_NODE_DATA_DIR"):
+        user.open_folder(folder, process.FOLDERS)
+        disk.check_space(folder, DATA_ROOM, "SHELFRANK_NODE_DATA_DIR")
     # Two commands that start at once must end with one node.
     with layout.held(folder / "start.lock", "another process starts the node"):
-        last = process.read_state(folder)
-        if last and process.is_alive(last, folder):
+        last = states.read(folder)
+        if last and states.is_alive(last, folder):
             if node.port and node.port != last.port:
                 raise NodeError(
                     f"The node of {folder} already runs on port {last.port}, not {node.port}. Stop it first with "
@@ -100,7 +106,9 @@ def start(node: settings.Node = DEFAULTS, *, timeout_s: float = START_TIMEOUT_S,
             return NodeInfo(last.url, last.pid, last.port, folder, started_now=False)
         locked = lock.load()
         cache = cache_dir(node)
-        process.check_memory(node.heap_mb)
+        memory.check(node.heap_mb)
+        if node.port:
+            process.free_port(node.port)  # Better known before a download than after it.
         found = java.find(locked.java, user, cache)
         home = layout.ensure(locked, cache, node.repository, quiet=quiet)
         if not user.can_reach(home / layout.COMPLETE):
@@ -109,28 +117,28 @@ def start(node: settings.Node = DEFAULTS, *, timeout_s: float = START_TIMEOUT_S,
                 "to others. Name another one in SHELFRANK_NODE_CACHE_DIR, such as /var/cache/shelfrank."
             )
         port = process.free_port(node.port, last.port if last else None)
-        process.prepare(folder, port, user)
+        process.prepare(folder, port)
         pid = process.spawn(process.command(found, home, folder, node.heap_mb), folder, user)
-        state = process.State(pid, port, time.time(), node.heap_mb, locked.opensearch)
-        process.write_state(folder, state)
+        state = states.State(pid, port, time.time(), node.heap_mb, locked.opensearch)
+        states.write(folder, state)
         try:
             _wait(state, folder, timeout_s)
         except BaseException:
             # Also on Ctrl-C: a node that nobody waits for should not linger half-started.
-            process.signal_and_wait(state, folder, signal.SIGKILL, STOP_TIMEOUT_S)
-            process.forget_state(folder)
+            states.signal_and_wait(state, folder, signal.SIGKILL, STOP_TIMEOUT_S)
+            states.forget(folder)
             raise
         return NodeInfo(state.url, pid, port, folder, started_now=True)
 
 
-def _wait(state: process.State, folder: Path, timeout_s: float) -> None:
+def _wait(state: states.State, folder: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     colour = ""
     while time.monotonic() < deadline:
         colour = process.health(state.port)
         if colour in ("yellow", "green"):
             return
-        if not process.is_alive(state, folder):
+        if not states.is_alive(state, folder):
             raise died(folder)
         time.sleep(0.1)
     answered = f"its health is {colour}" if colour else "it does not answer"
@@ -141,12 +149,12 @@ def _wait(state: process.State, folder: Path, timeout_s: float) -> None:
 
 def died(folder: Path) -> NodeError:
     """The error for a node that is gone, with its last log lines."""
-    return NodeError(f"The OpenSearch node of {folder} died. {process.explain(folder)}{_last_lines(folder)}")
+    return NodeError(f"The OpenSearch node of {folder} died. {logfile.explain(folder)}{_last_lines(folder)}")
 
 
 def _last_lines(folder: Path) -> str:
     # Stack frames tell a user nothing and push out what does.
-    lines = [line for line in process.log_lines(folder, 400) if not line.lstrip().startswith(("at ", "... "))]
+    lines = [line for line in logfile.tail(folder, 400) if not line.lstrip().startswith(("at ", "... "))]
     lines = lines[-DEATH_LINES:]
     return "Its last log lines:\n  " + "\n  ".join(lines) if lines else f"It left no log in {folder / 'logs'}."
 
@@ -154,25 +162,25 @@ def _last_lines(folder: Path) -> str:
 def stop(node: settings.Node = DEFAULTS, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """Stop the node; False when none was running. It is killed when it has not gone within `timeout_s`."""
     folder = data_dir(node)
-    state = process.read_state(folder)
+    state = states.read(folder)
     if state is None:
         return False
-    running = process.is_alive(state, folder)
-    if running and not process.signal_and_wait(state, folder, signal.SIGTERM, timeout_s):
+    running = states.is_alive(state, folder)
+    if running and not states.signal_and_wait(state, folder, signal.SIGTERM, timeout_s):
         terminal.err.print(f"The node did not stop within {timeout_s:.0f} s; killing it. Its data are safe.")
-        process.signal_and_wait(state, folder, signal.SIGKILL, timeout_s)
-    process.forget_state(folder)
+        states.signal_and_wait(state, folder, signal.SIGKILL, timeout_s)
+    states.forget(folder)
     return running
 
 
 def status(node: settings.Node = DEFAULTS) -> NodeStatus:
     """What the node does. Nothing is started."""
     folder = data_dir(node)
-    state = process.read_state(folder)
+    state = states.read(folder)
     if state is None:
         return NodeStatus("stopped", folder)
     shown = NodeStatus("died", folder, state.url, state.pid, state.port, state.version, heap_mb=state.heap_mb)
-    if not process.is_alive(state, folder):
+    if not states.is_alive(state, folder):
         return shown
     colour = process.health(state.port)
     uptime = time.time() - state.started_at
@@ -181,7 +189,7 @@ def status(node: settings.Node = DEFAULTS) -> NodeStatus:
 
 def logs(node: settings.Node = DEFAULTS, lines: int = 50) -> list[str]:
     """The last lines of the current (or, when it is stopped, the last) run's log."""
-    return process.log_lines(data_dir(node), lines)
+    return logfile.tail(data_dir(node), lines)
 
 
 def ensure(node: settings.Node = DEFAULTS, *, quiet: bool = False) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -16,12 +15,16 @@ from pathlib import Path
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from indexer import terminal
+from indexer.embedded import disk
 from indexer.embedded.lock import Artifact
 from indexer.errors import NodeError
 
 # Most artifacts are small, so the time goes into round trips rather than bytes.
 THREADS = 8
 TIMEOUT_S = 60
+# Unpacked plugins, file system overhead.
+ROOM = 40_000_000
+CACHE_VARIABLE = "SHELFRANK_NODE_CACHE_DIR"
 INSTALL = "pip install 'shelfrank[embedded]'"
 
 
@@ -58,28 +61,13 @@ def fetch(artifacts: Sequence[Artifact], folder: Path, repository: str = "", *, 
     if not missing:
         return 0
     size = sum(artifact.size for artifact in missing)
-    check_space(folder, size)
+    disk.check_space(folder, size + ROOM, CACHE_VARIABLE)
     if not terminal.err.is_terminal and not quiet:
         terminal.err.print(f"Fetching {len(missing)} files ({size / 1e6:.0f} MB) into {folder}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as temporary, _progress(quiet) as progress:
         task = progress.add_task("Fetching OpenSearch", total=size)
         _Fetcher(folder, Path(temporary), repository, lambda count: progress.advance(task, count)).run(missing)
     return len(missing)
-
-
-def check_space(folder: Path, size: int) -> None:
-    """Raise NodeError when `size` bytes do not fit where `folder` is."""
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise disk_full(folder, size)
-
-
-def disk_full(folder: Path, size: int) -> NodeError:
-    free = shutil.disk_usage(folder).free
-    return NodeError(
-        f"The disk of {folder} is full: {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free. Free some "
-        "space, or move the cache with SHELFRANK_NODE_CACHE_DIR and the data with SHELFRANK_NODE_DATA_DIR."
-    )
 
 
 class _Fetcher:
@@ -134,10 +122,9 @@ class _Fetcher:
         )
         component = context.project(artifact.group, artifact.name).at_version(artifact.version)
         try:
-            return Path(component.artifact(packaging=artifact.packaging).resolve())
+            with disk.explained(self.folder, artifact.size, CACHE_VARIABLE):
+                return Path(component.artifact(packaging=artifact.packaging).resolve())
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise disk_full(self.folder, artifact.size) from error
             # The network library's exceptions are OSErrors, too.
             raise NodeError(
                 f"{artifact.coordinate} could not be fetched: {error}. Look at the network and the proxy "

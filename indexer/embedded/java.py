@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.embedded.fetch import INSTALL
+from indexer.embedded import disk
+from indexer.embedded.fetch import CACHE_VARIABLE, INSTALL
 from indexer.embedded.layout import held
 from indexer.embedded.owner import Owner
 from indexer.errors import NodeError
 
 # SIMD for vector distances. Full JDKs have it, slimmed runtimes do not.
 VECTOR_MODULE = "jdk.incubator.vector"
+RUNTIME_SIZE = 110_000_000
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ def _copied(executable: Path, cache: Path) -> Path:
     runtime = executable.parents[1]
     version = (runtime / "release").read_bytes()
     copy = cache / "java-runtime"
-    with held(cache / "lock", "another process copies the Java runtime"):
+    with (
+        disk.explained(cache, RUNTIME_SIZE, CACHE_VARIABLE),
+        held(cache / "lock", "another process copies the Java runtime"),
+    ):
         if not (copy / "release").is_file() or (copy / "release").read_bytes() != version:
             temporary = cache / "java-runtime.tmp"
             shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -13,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from indexer import terminal
-from indexer.embedded import fetch
+from indexer.embedded import disk, fetch
 from indexer.embedded.lock import Artifact, Lock, Module
-from indexer.errors import NodeError
 
 COMPLETE = ".complete"
 
@@ -29,15 +27,13 @@ def ensure(lock: Lock, cache: Path, repository: str = "", *, quiet: bool = False
     home = cache / lock.id
     if is_complete(home, lock):
         return home
-    try:
-        with held(cache / "lock", "another process fetches OpenSearch"):
-            if not is_complete(home, lock):
-                fetch.fetch(lock.artifacts, cache / "files", repository, quiet=quiet)
-                _build(lock, cache, home)
-    except PermissionError as error:
-        raise NodeError(
-            f"The cache {cache} cannot be written: {error}. Name another folder in SHELFRANK_NODE_CACHE_DIR."
-        ) from error
+    with (
+        disk.explained(cache, lock.size + fetch.ROOM, fetch.CACHE_VARIABLE),
+        held(cache / "lock", "another process fetches OpenSearch"),
+    ):
+        if not is_complete(home, lock):
+            fetch.fetch(lock.artifacts, cache / "files", repository, quiet=quiet)
+            _build(lock, cache, home)
     return home
 
 
@@ -97,10 +93,6 @@ def _build(lock: Lock, cache: Path, home: Path) -> None:
         if home.exists():
             shutil.rmtree(home)
         os.replace(temporary, home)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise fetch.disk_full(cache, 2 * lock.size) from error
-        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

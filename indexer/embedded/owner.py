@@ -40,30 +40,39 @@ class Owner:
         """Whether this user can read `path`; asked of the system, since modes alone do not tell."""
         return not self.switches or self.run(["test", "-r", str(path)]).returncode == 0
 
-    def take(self, folder: Path) -> None:
-        """Make `folder`, private, and give it with all that is in it to this user.
+    def open_folder(self, folder: Path, inside: Sequence[str]) -> None:
+        """Make a private data folder with the folders `inside` it, which are this user's.
 
+        The folder itself stays root's: the node must not be able to put a link where root writes next.
         A folder that holds other things is refused: handing somebody's home to `nobody` cannot be undone.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        marker = folder / MARKER
-        if not marker.exists():
+        if not (folder / MARKER).exists():
             if any(folder.iterdir()):
                 raise NodeError(
                     f"{folder} is not empty and was not made by shelfrank, so the node's data do not go there. Name "
                     "an empty or new folder in SHELFRANK_NODE_DATA_DIR."
                 )
-            marker.touch()
-        if self.switches and folder.stat().st_uid != self.uid:
-            for parent, _, names in os.walk(folder):
-                for path in [parent, *(os.path.join(parent, name) for name in names)]:
-                    os.chown(path, self.uid, self.gid, follow_symlinks=False)
-        folder.chmod(0o700)
-        if not self.can_reach(folder):
+            (folder / MARKER).touch()
+        if self.switches:
+            os.chown(folder, 0, self.gid)
+        folder.chmod(0o710 if self.switches else 0o700)
+        for name in inside:
+            (folder / name).mkdir(exist_ok=True)
+            if self.switches:
+                self._take(folder / name)
+        if not self.can_reach(folder / inside[0]):
             raise NodeError(
                 f"The user {self.name}, as whom root runs the node, cannot enter {folder}: a folder above it is "
                 "closed to others. Name another one in SHELFRANK_NODE_DATA_DIR, such as /var/lib/shelfrank/node."
             )
+
+    def _take(self, folder: Path) -> None:
+        if folder.stat().st_uid != self.uid:
+            for parent, _, names in os.walk(folder):
+                for path in [parent, *(os.path.join(parent, name) for name in names)]:
+                    os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        folder.chmod(0o700)
 
 
 def owner(name: str) -> Owner:

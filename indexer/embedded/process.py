@@ -1,4 +1,4 @@
-"""The node's process: configuration, command line, start, liveness, logs."""
+"""Configures and spawns the node's process, and asks it for its health."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import errno
 import http.client
 import json
 import os
-import signal
+import shutil
 import socket
 import subprocess
-import time
-from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-
-import msgspec
 
 from indexer.embedded.java import VECTOR_MODULE, Java
 from indexer.embedded.owner import Owner
+from indexer.embedded.state import HOST
 from indexer.errors import NodeError
 
-HOST = "127.0.0.1"
 CLUSTER_NAME = "shelfrank-embedded"
-STATE = "node.json"
+FOLDERS = ("config", "data", "logs", "tmp")
 
 # No disk watermarks: on a laptop, a disk at 95 % is ordinary, and they would make every index read-only.
 CONFIG = f"""\
@@ -55,60 +52,6 @@ rootLogger.appenderRef.file.ref = file
 logger.deprecation.name = org.opensearch.deprecation
 logger.deprecation.level = error
 """
-
-
-class State(msgspec.Struct, frozen=True):
-    """What `node.json` in the data folder says about the last start."""
-
-    pid: int
-    port: int
-    started_at: float
-    heap_mb: int
-    version: str
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-
-def read_state(data_dir: Path) -> State | None:
-    """The state of the last start; None when the node was never started here or was stopped properly."""
-    try:
-        return msgspec.json.decode((data_dir / STATE).read_bytes(), type=State)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except PermissionError as error:
-        raise NodeError(
-            f"{data_dir} belongs to another user: {error}. Run the command as that user, or name another folder in "
-            "SHELFRANK_NODE_DATA_DIR."
-        ) from error
-    except msgspec.DecodeError:
-        # Cut off by a full disk or a crash. The process, if any, holds the data's own lock.
-        return None
-
-
-def write_state(data_dir: Path, state: State) -> None:
-    temporary = data_dir / f"{STATE}.tmp"
-    temporary.write_bytes(msgspec.json.encode(state))
-    os.replace(temporary, data_dir / STATE)
-
-
-def forget_state(data_dir: Path) -> None:
-    (data_dir / STATE).unlink(missing_ok=True)
-
-
-def is_alive(state: State, data_dir: Path) -> bool:
-    """Whether the process is there and is this node, not another one that got its number since."""
-    mark = f"-Dopensearch.path.conf={data_dir / 'config'}"
-    proc = Path("/proc")
-    if proc.joinpath("self").exists():
-        try:
-            # Empty for a zombie, which is dead too.
-            return mark in proc.joinpath(str(state.pid), "cmdline").read_text("utf-8", "replace").split("\0")
-        except OSError:
-            return False
-    listed = subprocess.run(["ps", "-o", "command=", "-p", str(state.pid)], capture_output=True, text=True, check=False)
-    return mark in listed.stdout
 
 
 def free_port(wanted: int, last: int | None = None) -> int:
@@ -147,6 +90,7 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
         "-Dlog4j.shutdownHookEnabled=false",
         "-Dlog4j2.disable.jmx=true",
         "-Dio.netty.noUnsafe=true",
+        "--enable-native-access=ALL-UNNAMED",
         *(["--add-modules", VECTOR_MODULE] if java.has_vector_module else []),
         f"-Dopensearch.path.home={home}",
         f"-Dopensearch.path.conf={data_dir / 'config'}",
@@ -157,21 +101,27 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
     ]
 
 
-def prepare(data_dir: Path, port: int, owner: Owner) -> None:
-    """Write the configuration and set the last run's log aside, so that the log is this run's."""
-    for name in ("config", "data", "logs", "tmp"):
-        (data_dir / name).mkdir(exist_ok=True)
+def prepare(data_dir: Path, port: int) -> None:
+    """Write the configuration and set the last run's log aside, so that the log is this run's.
+
+    Expects `FOLDERS` in `data_dir`. They are the node's own, so nothing is written through a link in them.
+    """
     # A JSON string is a YAML string, whatever is in the path.
     paths = {name: json.dumps(str(data_dir / name), ensure_ascii=False) for name in ("data", "logs")}
-    (data_dir / "config" / "opensearch.yml").write_text(CONFIG.format(port=port, **paths), "utf-8")
-    (data_dir / "config" / "log4j2.properties").write_text(LOGGING, "utf-8")
-    logs = data_dir / "logs"
-    if (logs / "opensearch.log").exists():
-        os.replace(logs / "opensearch.log", logs / "previous.log")
-    (logs / "console.log").write_bytes(b"")
-    if owner.switches:
-        for path in [data_dir / "config", *(data_dir / "config").iterdir(), data_dir / "data", logs, data_dir / "tmp"]:
-            os.chown(path, owner.uid, owner.gid)
+    _write_new(data_dir / "config" / "opensearch.yml", CONFIG.format(port=port, **paths))
+    _write_new(data_dir / "config" / "log4j2.properties", LOGGING)
+    _write_new(data_dir / "logs" / "console.log", "")
+    with suppress(FileNotFoundError):
+        os.replace(data_dir / "logs" / "opensearch.log", data_dir / "logs" / "previous.log")
+    for leftover in (data_dir / "tmp").iterdir():
+        shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+
+
+def _write_new(file: Path, text: str) -> None:
+    file.unlink(missing_ok=True)
+    with file.open("x", encoding="utf-8") as stream:
+        stream.write(text)
+    file.chmod(0o644)
 
 
 def spawn(arguments: Sequence[str], data_dir: Path, owner: Owner) -> int:
@@ -208,84 +158,3 @@ def health(port: int, timeout_s: float = 2.0) -> str:
         return ""
     finally:
         connection.close()
-
-
-def signal_and_wait(state: State, data_dir: Path, number: signal.Signals, timeout_s: float) -> bool:
-    """Send a signal; True when the process has gone within `timeout_s`."""
-    try:
-        os.kill(state.pid, number)
-    except ProcessLookupError:
-        return True
-    except PermissionError as error:
-        raise NodeError(f"Process {state.pid} belongs to another user: {error}. Stop it as that user.") from error
-    deadline = time.monotonic() + timeout_s
-    while is_alive(state, data_dir):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def log_lines(data_dir: Path, count: int) -> list[str]:
-    """The last `count` lines of this run: what the JVM said, then OpenSearch's log."""
-    lines: deque[str] = deque(maxlen=count)
-    for name in ("console.log", "opensearch.log"):
-        try:
-            with (data_dir / "logs" / name).open("r", encoding="utf-8", errors="replace") as stream:
-                lines.extend(line.rstrip("\n") for line in stream)
-        except FileNotFoundError:
-            continue
-    return list(lines)
-
-
-# Beside the heap, the JVM needs room for its own structures and OpenSearch for memory-mapped index files.
-BESIDE_HEAP_MB = 300
-SMALLEST_HEAP_MB = 256
-
-# What the log says -> what to do about it.
-_CAUSES = (
-    ("Address already in use", "Its port is taken: choose another one with --port or SHELFRANK_NODE_PORT."),
-    ("BindHttpException", "Its port is taken: choose another one with --port or SHELFRANK_NODE_PORT."),
-    ("OutOfMemoryError", "Its heap was too small: raise SHELFRANK_NODE_HEAP_MB."),
-    ("Could not reserve enough space", "There was not enough memory: lower SHELFRANK_NODE_HEAP_MB."),
-    ("insufficient memory", "There was not enough memory: lower SHELFRANK_NODE_HEAP_MB."),
-    ("No space left on device", "The disk is full: free some space or set SHELFRANK_NODE_DATA_DIR."),
-    ("failed to obtain node locks", "Another node uses these data: stop it, or set SHELFRANK_NODE_DATA_DIR."),
-)
-
-
-def explain(data_dir: Path) -> str:
-    """A sentence on why the node died, where its log tells; else an empty text."""
-    text = "\n".join(log_lines(data_dir, 200))
-    return next((f"{cure} " for sign, cure in _CAUSES if sign in text), "")
-
-
-def check_memory(heap_mb: int) -> None:
-    """Raise NodeError when the heap is below OpenSearch's least or above what the machine has free."""
-    if heap_mb < SMALLEST_HEAP_MB:
-        raise NodeError(
-            f"A heap of {heap_mb} MB is too small for OpenSearch. Set SHELFRANK_NODE_HEAP_MB to {SMALLEST_HEAP_MB} "
-            "or more; the default is 1024."
-        )
-    free = free_memory_mb()
-    if free is not None and free < heap_mb + BESIDE_HEAP_MB:
-        raise NodeError(
-            f"The node needs about {heap_mb + BESIDE_HEAP_MB} MB of memory ({heap_mb} MB of it heap), {free} MB are "
-            "free. Close other programs, or lower SHELFRANK_NODE_HEAP_MB."
-        )
-
-
-def free_memory_mb() -> int | None:
-    """Memory that can still be used, the limit of a container included; None where the system does not tell."""
-    try:
-        meminfo = Path("/proc/meminfo").read_text("ascii")
-    except OSError:
-        return None
-    rows = (line.split() for line in meminfo.splitlines())
-    free = next(int(row[1]) for row in rows if row[0] == "MemAvailable:") // 1024
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, (int(limit) - used) // 2**20)

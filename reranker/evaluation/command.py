@@ -21,13 +21,14 @@ from reranker.evaluation.compare import (
     METRICS,
     Comparison,
     compare,
+    groups_by,
     means_by,
     parse_gains,
     unjudged_warnings,
     warnings,
 )
 from reranker.evaluation.judgments import Query, of_split, read_qrels, read_queries, some, write_run
-from reranker.evaluation.runs import DEPTH, Run, System, parse_systems, run_system, seen_in_training
+from reranker.evaluation.runs import DEPTH, Run, System, parse_systems, run_system, seen_in_training, trained_on
 from reranker.search import Searcher
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -89,13 +90,14 @@ def evaluate(
     queries = [query for query in chosen if query.id in qrels]
     if not queries:
         raise InputError(f"{qrels_path} judges none of the {len(chosen)} queries of {queries_path} that were chosen.")
+    groups = groups_by(by, queries) if by else {}
     vectors, rerank = any(system.mode != "bm25" for system in systems), any(system.rerank for system in systems)
     searcher = Searcher.connect(settings, encoder=vectors, reranker=rerank)
     runs = run_all(searcher, index, queries, systems, window)
     comparison = compare(runs, qrels, gain, min_grade, seed)
     told += [line for run in runs for line in run.warnings()] + unjudged_warnings(comparison)
-    seen = seen_in_training(queries, searcher)
-    groups = means_by(by, queries, comparison.values) if by else {}
+    grouped = means_by(groups, comparison.values)
+    seen = seen_in_training(queries, trained_on(searcher))
     if per_query:
         with _writing(per_query):
             write_per_query(per_query, queries, runs, comparison)
@@ -119,11 +121,11 @@ def evaluate(
             "seen_in_training": seen,
             "warnings": told,
         }
-        emit_json(as_plain(runs, comparison, about, {by: groups} if by else {}))
+        emit_json(as_plain(runs, comparison, about, {by: grouped} if by else {}))
     else:
         out.print(table(runs, comparison, f"{len(queries)} queries · gains {gains} · window {window}"))
-        if groups:
-            out.print(group_table(str(by), groups))
+        if by:
+            out.print(group_table(by, grouped))
         if seen:
             out.print(Text(seen_sentence(seen, len(queries)), style="bold red"))
     faulty = [run.system.name for run in runs if run.all_faulty]
@@ -197,13 +199,12 @@ def table(runs: Sequence[Run], comparison: Comparison, title: str) -> Table:
     return shown
 
 
-def group_table(column: str, groups: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+def group_table(column: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
     """The headline metric of each system, a row for each group of queries."""
-    names = list(next(iter(groups.values())))
+    names = [name for name in next(iter(groups.values())) if name != "queries"]
     shown = Table(column, "queries", *names, title=f"{HEADLINE} by {column}", title_justify="left")
-    for group, systems in groups.items():
-        count = next(iter(systems.values()))["queries"]
-        shown.add_row(Text(group), f"{count:.0f}", *(f"{systems[name][HEADLINE]:.4f}" for name in names))
+    for group, figures in groups.items():
+        shown.add_row(Text(group), str(figures["queries"]), *(f"{figures[name][HEADLINE]:.4f}" for name in names))
     return shown
 
 

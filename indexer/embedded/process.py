@@ -86,6 +86,8 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
         f"-Djava.io.tmpdir={data_dir / 'tmp'}",
         "-Djava.awt.headless=true",
         "-Dfile.encoding=UTF-8",
+        # ICU's locale data (in lib) only where Java has none of its own.
+        "-Djava.locale.providers=CLDR,SPI",
         "-Djna.nosys=true",
         "-Dlog4j.shutdownHookEnabled=false",
         "-Dlog4j2.disable.jmx=true",

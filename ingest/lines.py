@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from indexer.errors import InputError
 
@@ -32,7 +32,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP_MAGIC
-        return gzip.open(path, "rb") if packed else path.open("rb")
+        return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from indexer import settings as config
@@ -90,11 +91,11 @@ def page_table(query: str, page: Page) -> Table:
     """A page as a table: new rank, old rank, scores, title and price."""
     state = page.rerank
     about = f"rerank {state['status']}" + (f": {state['reason']}" if state["reason"] else f" to {state['window']} hits")
-    table = Table(title=f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)", title_justify="left")
-    for name in ("#", "was", "first stage", "rerank", "final"):
-        table.add_column(name, justify="right")
-    table.add_column("title", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("price", justify="right")
+    table = Table(title=f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("#", "was", "first", "rerank", "final"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("title", overflow="ellipsis", no_wrap=True, max_width=max(20, out.width - 55))
+    table.add_column("price", justify="right", no_wrap=True)
     for hit in page.hits:
         moved = hit.first_stage_rank - hit.rank
         arrow = "[green]↑[/]" if moved > 0 else "[red]↓[/]" if moved < 0 else " "

@@ -119,7 +119,7 @@ class Searcher:
         if index in self._checked:
             return
         for name, meta in clusters.index_meta(self.retriever.client, index).items():
-            made_with = meta.get("encoder")
+            made_with = meta.get("shelfrank", {}).get("encoder")
             if made_with is not None and made_with != encoder.bundle_id:
                 raise ClusterError(
                     f"The index {name} holds vectors of the encoder {made_with}, and {encoder.bundle_id} is loaded. "

@@ -19,7 +19,7 @@ from opensearchpy.helpers import scan
 
 from indexer.errors import InputError
 from indexer.settings import Models, Settings
-from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of
+from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of, write_description
 from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
@@ -140,7 +140,7 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
         quality={**bundle.description.quality, **quality},
         trained_on=tuple(sorted(fingerprint(query) for query in seen)),
     )
-    return export.write_description(bundle.folder, description)
+    return write_description(bundle.folder, description)
 
 
 def _fit(
@@ -189,7 +189,7 @@ def _fit(
         raise InputError(
             f"The exported model differs from the trained one by {drift:.3f} logits; {_PARITY} is allowed."
         )
-    return export.write_description(
+    return write_description(
         bundle.folder, msgspec.structs.replace(bundle.description, quality={"torch_parity_logits": round(drift, 5)})
     )
 

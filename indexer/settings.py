@@ -69,7 +69,7 @@ class Ingest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How a catalogue is written: products to a step, bytes to a bulk request, and for how many seconds a cluster
     that takes nothing is waited for."""
 
-    batch: int = 256
+    batch: int = 128
     bulk_bytes: int = 5_000_000
     patience_s: float = 120.0
 

@@ -168,6 +168,11 @@ def _overlay(settings: Settings, environ: Mapping[str, str]) -> dict[str, dict[s
                 "of the address."
             )
         cluster["user"], cluster["password"] = unquote(user), unquote(password)
+    if "@" in cluster["url"]:
+        raise ConfigError(
+            "OPENSEARCH_URL holds an @ in an unexpected place, perhaps of a password with a / in it. Put user and "
+            "password into OPENSEARCH_USER and OPENSEARCH_PASSWORD."
+        )
     return values
 
 

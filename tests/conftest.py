@@ -1,0 +1,73 @@
+"""The real OpenSearch that tests talk to: `OPENSEARCH_URL` where it is set, else the embedded node."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from opensearchpy import OpenSearch
+
+from indexer import client as clusters
+from indexer import node as nodes
+from indexer import settings
+
+# Small enough for several nodes at once on a laptop.
+HEAP_MB = 512
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Not pytest's own: the user that root runs the node as cannot enter that one."""
+    folder = Path(tempfile.mkdtemp(prefix="shelfrank-test-", dir="/var/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> settings.Settings:
+    return settings.load()
+
+
+@pytest.fixture(scope="session")
+def node_settings(loaded: settings.Settings) -> Iterator[settings.Settings]:
+    """Settings that lead to the tests' OpenSearch. An embedded node's data go away at the end."""
+    if loaded.cluster.url:
+        yield loaded
+        return
+    with temporary_folder() as folder:
+        chosen = msgspec.structs.replace(loaded.node, data_dir=str(folder), port=0, heap_mb=HEAP_MB)
+        nodes.start(chosen)
+        try:
+            yield msgspec.structs.replace(loaded, node=chosen)
+        finally:
+            # Also a node that a test killed and `ensure` started again.
+            nodes.stop(chosen)
+
+
+@pytest.fixture(scope="session")
+def node(node_settings: settings.Settings) -> str:
+    """The address of the tests' OpenSearch."""
+    return node_settings.cluster.url or nodes.ensure(node_settings.node)
+
+
+@pytest.fixture(scope="session")
+def client(node_settings: settings.Settings) -> Iterator[OpenSearch]:
+    connected = clusters.connect(node_settings)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def own_node(loaded: settings.Settings) -> Iterator[settings.Node]:
+    """Settings of a node of the test's own, on an empty data folder; whatever runs there is stopped at the end."""
+    with temporary_folder() as folder:
+        chosen = msgspec.structs.replace(loaded.node, data_dir=str(folder), port=0, heap_mb=HEAP_MB)
+        yield chosen
+        nodes.stop(chosen)

@@ -12,11 +12,25 @@ Decimal = Literal["auto", ".", ","]
 
 _NOTHING = {"", "-", "--", "n/a", "na", "null", "none", "无", "暂无", "未知"}
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf}
-_CODE = re.compile(r"[A-Za-z]{3}")
+_CODE = re.compile(
+    r"(?<![A-Za-z])(?:USD|CNY|RMB|EUR|GBP|JPY|HKD|TWD|KRW|INR|AUD|CAD|NZD|SGD|CHF|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|BRL|MXN|ZAR|"
+    r"THB|VND|IDR|MYR|PHP|AED|SAR|ILS|CLP|COP|ARS|PEN|EGP|UAH|KZT|RUB)(?![A-Za-z])",
+    re.IGNORECASE,
+)
 # Written after an amount in Chinese: 129元, 129.00 元/件.
 _YUAN = re.compile(r"(?:人民币|块钱|块|圆|元)(?:整|/\w+)?")
 # "$" and "¥" stand for several currencies: they decide only where nothing else does.
-_SIGNS = {"€": "EUR", "£": "GBP", "₩": "KRW", "₹": "INR"}
+_SIGNS = {
+    "US$": "USD",
+    "HK$": "HKD",
+    "NT$": "TWD",
+    "A$": "AUD",
+    "C$": "CAD",
+    "€": "EUR",
+    "£": "GBP",
+    "₩": "KRW",
+    "₹": "INR",
+}
 _UNSURE_SIGNS = {"$": "USD", "¥": "CNY"}
 _SAME_CURRENCY = {"RMB": "CNY"}
 _COUNT_UNITS = {"k": 1_000, "千": 1_000, "w": 10_000, "万": 10_000, "m": 1_000_000, "亿": 100_000_000}
@@ -51,7 +65,7 @@ def parse_amount(raw: Any, decimal: Decimal = "auto") -> Amount | None:
         if sign in text:
             text, currency = text.replace(sign, ""), code
     code_found = _CODE.search(text)
-    if code_found and code_found.group().lower() not in _NOT_FINITE:
+    if code_found:
         code = code_found.group().upper()
         text, currency = text.replace(code_found.group(), "", 1), _SAME_CURRENCY.get(code, code)
     for sign, code in _UNSURE_SIGNS.items():
@@ -100,12 +114,13 @@ def parse_rating(raw: Any, scale: float, decimal: Decimal = "auto") -> float | N
         text = unicodedata.normalize("NFKC", raw).strip().lower()
         text = re.sub(r"\s*(?:stars?|星|分)$", "", text)
         value, slash, own = re.sub(r"\s*out of\s*", "/", text).partition("/")
-        if slash:
+        if slash and text not in _NOTHING:
             own_scale = parse_number(own, decimal)
             if not own_scale or own_scale < 0:
                 raise NotUnderstoodError("expected a rating such as 4.5/5")
-            scale = own_scale
-        raw = value
+            raw, scale = value, own_scale
+        else:
+            raw = text
     number = parse_number(raw, decimal)
     return None if number is None else round(number * 5 / scale, 4)
 

@@ -1,4 +1,4 @@
-"""The commands `search`, `rerank` and `doctor`."""
+"""The commands `search` and `rerank`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -124,6 +125,8 @@ def evaluate(
         emit_json(as_plain(runs, comparison, about, {by: grouped} if by else {}))
     else:
         out.print(table(runs, comparison, f"{len(queries)} queries · gains {gains} · window {window}"))
+        if comparison.differences:
+            out.print(difference_table(comparison))
         if by:
             out.print(group_table(by, grouped))
         if seen:
@@ -178,31 +181,40 @@ def _rounded(value: Any) -> Any:
 
 
 def table(runs: Sequence[Run], comparison: Comparison, title: str) -> Table:
-    """Means of each system, and its difference to the baseline."""
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("system")
-    for name in METRICS:
-        shown.add_column(name, justify="right")
-    shown.add_column(f"{HEADLINE} vs {comparison.baseline}" if comparison.baseline else "", justify="right")
-    shown.add_column("p", justify="right")
+    """The mean of every metric, a row for each system."""
+    shown = _table(title, "system", *METRICS)
     for run in runs:
-        name = run.system.name
-        delta, p = "", ""
-        if name in comparison.differences:
-            found = comparison.differences[name]
-            delta, p = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]", f"{found.p:.4f}"
+        values = comparison.means[run.system.name]
         mark = " *" if run.faults else ""
-        figures = [f"{comparison.means[name][metric]:.4f}" for metric in METRICS]
-        shown.add_row(Text(name + mark), *figures, Text(delta), p)
+        shown.add_row(Text(run.system.name + mark), *(f"{values[metric]:.4f}" for metric in METRICS))
     if any(run.faults for run in runs):
         shown.caption = "* with queries that the reranker could not finish, in first-stage order"
+    return shown
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """Each system against the best that does not rerank."""
+    title = f"{HEADLINE} against {comparison.baseline}"
+    shown = _table(title, "system", "difference", "95 % interval", "p", "better", "worse")
+    for name, found in comparison.differences.items():
+        interval = Text(f"{found.low:+.4f} to {found.high:+.4f}")
+        counts = str(found.better), str(found.worse)
+        shown.add_row(Text(name), f"{found.mean:+.4f}", interval, f"{found.p:.4f}", *counts)
+    return shown
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    shown = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE)
+    shown.add_column(first, no_wrap=True)
+    for name in others:
+        shown.add_column(name.replace("precision", "p"), justify="right", no_wrap=True)
     return shown
 
 
 def group_table(column: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
     """The headline metric of each system, a row for each group of queries."""
     names = [name for name in next(iter(groups.values())) if name != "queries"]
-    shown = Table(column, "queries", *names, title=f"{HEADLINE} by {column}", title_justify="left")
+    shown = _table(f"{HEADLINE} by {column}", column, "queries", *names)
     for group, figures in groups.items():
         shown.add_row(Text(group), str(figures["queries"]), *(f"{figures[name][HEADLINE]:.4f}" for name in names))
     return shown

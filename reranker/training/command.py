@@ -102,7 +102,8 @@ def reranker(
 ) -> None:
     """Fine-tune a cross-encoder on judged queries, with negatives from the catalogue.
 
-    Queries are split by query; a `split` column (train, dev, test) in the queries file decides where there is one.
+    Queries are split by query; a `split` column (train, dev, test) in the queries file decides where there is one,
+    and its test queries are never trained on.
 
     \b
     Example:
@@ -120,7 +121,7 @@ def reranker(
         judged = read_queries(query_file)
         named = {query.id: query.columns["split"] for query in judged if "split" in query.columns}
         split = named or make_splits(sorted(query.id for query in judged), dev_share, test_share, seed)
-        sources.append(run.Source(index, judged, read_qrels(qrels_file), split))
+        sources.append(run.Source(index, judged, read_qrels(qrels_file), split, sealed=bool(named)))
     settings = config.load()
     err.print("Reading the catalogues …")
     shops = [run.open_shop(source, settings) for source in sources]

@@ -1,8 +1,8 @@
 """A whole training run: shop's index and judgments in, a measured reranker bundle out.
 
 Queries are split three ways by query, never by pair: the model learns from `train`, the blend weight is chosen on
-`dev`, and what is reported comes from `test`. With `refit` the bundle that ships is then trained on all queries,
-with the blend and the figures of its measured twin, and its card says so.
+`dev`, and what is reported comes from `test`. With `refit` the bundle that ships is then trained on all queries but
+those of a shop's own test split, with the blend and the figures of its measured twin, and its card says so.
 """
 
 from __future__ import annotations
@@ -67,6 +67,13 @@ class Source(msgspec.Struct, frozen=True):
     queries: Sequence[Query]
     qrels: Qrels
     splits: Mapping[str, str]  # query id -> train, dev or test
+    sealed: bool = False  # the test split is the shop's own and is never trained on, refit or not
+
+    def learned(self, refit: bool) -> tuple[str, ...]:
+        """The splits that a model is trained on: `train`, and for a refit all that is not sealed."""
+        if not refit:
+            return ("train",)
+        return ("train", "dev") if self.sealed else ("train", "dev", "test")
 
     def within(self, splits: Sequence[str]) -> list[Query]:
         """The queries of some splits."""
@@ -125,15 +132,13 @@ def open_shop(source: Source, settings: Settings) -> Shop:
 
 def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:
     """Train, export, measure on held-out queries, and refit on all when the plan says so."""
-    measured = _fit(shops, base, plan, out / "measured", ("train",), progress)
+    measured = _fit(shops, base, plan, out / "measured", False, progress)
     blend, quality = measure(shops, measured, plan)
     bundle = measured
-    splits: tuple[str, ...] = ("train",)
     if plan.refit:
-        splits = ("train", "dev", "test")
-        bundle = _fit(shops, base, plan, out / "refit", splits, progress)
-        quality["note"] = "measured on a twin trained without the dev and test queries; this model has seen all"
-    seen = [query.text for shop in shops for query in shop.source.within(splits)]
+        bundle = _fit(shops, base, plan, out / "refit", True, progress)
+        quality["note"] = "measured on a twin that was trained without the dev and test queries"
+    seen = [query.text for shop in shops for query in shop.source.within(shop.source.learned(plan.refit))]
     description = msgspec.structs.replace(
         bundle.description,
         blend=blend,
@@ -143,12 +148,10 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
     return write_description(bundle.folder, description)
 
 
-def _fit(
-    shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, splits: Sequence[str], progress: Progress
-) -> Bundle:
+def _fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool, progress: Progress) -> Bundle:
     began = time.monotonic()
     phase = folder.name
-    groups = [group for shop in shops for group in _groups(shop, plan, splits)]
+    groups = [group for shop in shops for group in _groups(shop, plan, refit)]
     lists = finetune.draw_lists(groups, plan.finetune)
     pairing = Pairing(base, {key: product for shop in shops for key, product in _keyed(shop).items()})
     model = finetune.load_base(base, plan.finetune.layers)
@@ -198,9 +201,9 @@ def _grades(shops: Sequence[Shop]) -> list[int]:
     return sorted({grade for shop in shops for grades in shop.source.qrels.values() for grade in grades.values()})
 
 
-def _groups(shop: Shop, plan: Plan, splits: Sequence[str]) -> list[data.Group]:
+def _groups(shop: Shop, plan: Plan, refit: bool) -> list[data.Group]:
     source = shop.source
-    chosen = source.within(splits)
+    chosen = source.within(source.learned(refit))
     queries = {query.id: query.text for query in chosen}
     gains = {query.id: source.gains(query, plan.gain) for query in chosen}
     judged = data.judged_groups(queries, gains, list(shop.products), shop.first_stage, plan.data)

@@ -1,0 +1,46 @@
+# Two commands run everything from nothing: `make demo` and `make test`.
+# Both make a virtual environment in .venv and install locked versions into it.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint lock models bench clean help
+
+help:            ## Show what each command does.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: $(VENV)/.demo        ## A real shop on a real OpenSearch: before and after reranking, in two languages.
+	@$(BIN)/shelfrank demo
+
+test: $(VENV)/.dev        ## All tests, on a real OpenSearch node.
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev        ## Formatting, lint rules and strict types.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev        ## Measure relevance and speed; see benchmarks/.
+	@$(BIN)/python -m benchmarks.speed
+
+models: $(VENV)/.dev        ## Make the bundles that ship, from the base model and judged queries.
+	@PATH="$(abspath $(BIN)):$$PATH" sh deploy/models/make_bundles.sh
+
+lock:            ## Write the lock files again from pyproject.toml.
+	@sh deploy/locks/make_locks.sh
+
+clean:           ## Remove the virtual environment and run folders; the node's data stays.
+	rm -rf $(VENV) runs
+
+$(VENV)/.demo: deploy/locks/demo.txt pyproject.toml
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r deploy/locks/demo.txt
+	@$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: deploy/locks/dev.txt pyproject.toml
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r deploy/locks/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@

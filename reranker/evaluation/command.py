@@ -22,10 +22,10 @@ from reranker.evaluation.compare import (
     METRICS,
     Comparison,
     compare,
+    doubts,
     groups_by,
     means_by,
     parse_gains,
-    unjudged_warnings,
     warnings,
 )
 from reranker.evaluation.judgments import Query, of_split, read_qrels, read_queries, some, write_run
@@ -96,7 +96,7 @@ def evaluate(
     searcher = Searcher.connect(settings, encoder=vectors, reranker=rerank)
     runs = run_all(searcher, index, queries, systems, window)
     comparison = compare(runs, qrels, gain, min_grade, seed)
-    told += [line for run in runs for line in run.warnings()] + unjudged_warnings(comparison)
+    told += doubts(runs, comparison)
     grouped = means_by(groups, comparison.values)
     seen = seen_in_training(queries, trained_on(searcher))
     if per_query:

@@ -150,10 +150,10 @@ def warnings(queries: Sequence[Query], qrels: Qrels, min_grade: int = 1) -> list
     return [f"{text}: {len(ids)} ({some(ids)})" for ids, text in told if ids]
 
 
-def unjudged_warnings(comparison: Comparison) -> list[str]:
-    """Systems none of whose first hits is judged: the product ids are likely another shop's."""
-    return [
-        f"{name}: none of the first 10 hits of any query is judged. Are the product ids those of the index?"
-        for name, values in comparison.values.items()
-        if not any(row["judged@10"] for row in values.values())
-    ]
+def doubts(runs: Sequence[Run], comparison: Comparison) -> list[str]:
+    """What makes the figures of runs doubtful: queries not reranked, and hits that nobody judged."""
+    found = [line for run in runs for line in run.warnings()]
+    for name, values in comparison.values.items():
+        if not any(row["judged@10"] for row in values.values()):
+            found.append(f"{name}: none of its first 10 hits is judged. Are the judgments' ids those of the index?")
+    return found

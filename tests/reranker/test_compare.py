@@ -15,12 +15,12 @@ from reranker.evaluation.compare import (
     ESCI_GAINS,
     compare,
     difference,
+    doubts,
     groups_by,
     mean,
     means_by,
     measure,
     parse_gains,
-    unjudged_warnings,
     warnings,
 )
 from reranker.evaluation.judgments import Query
@@ -147,8 +147,8 @@ def test_queries_and_judgments_that_do_not_meet_are_told() -> None:
 
 def test_a_run_whose_hits_nobody_judged_is_told() -> None:
     strangers = Run(BM25, {"1": ["P"], "2": ["Q"], "3": []})
-    assert "bm25: none of the first 10 hits" in unjudged_warnings(compare([strangers], QRELS, ESCI))[0]
-    assert unjudged_warnings(compare(runs(), QRELS, ESCI)) == []
+    assert "bm25: none of its first 10 hits is judged" in doubts([strangers], compare([strangers], QRELS, ESCI))[0]
+    assert doubts(runs(), compare(runs(), QRELS, ESCI)) == []
 
 
 def test_queries_that_the_reranker_could_not_finish_are_counted_and_named() -> None:

@@ -164,7 +164,7 @@ def _category(values: Mapping[str, Any], mapping: CatalogMapping, cleaner: Clean
         with contextlib.suppress(ValueError):  # a category may well begin with a bracket
             raw = json.loads(raw)
     if isinstance(raw, str):
-        raw = raw.split(mapping.values.category_separator)
+        raw = [level.strip() for level in raw.split(mapping.values.category_separator)]
     levels = raw if isinstance(raw, (list, tuple)) else [raw]
     clean_levels = [cleaner.line(_text(level))[:_MAX_LEVEL_CHARACTERS] for level in levels]
     return [level for level in clean_levels if level][:_MAX_LEVELS]

@@ -61,7 +61,9 @@ class Cleaner:
         text = self._step("markup_removed", text, strip_markup(text))
         text = self._step("unicode_normalised", text, normalise(text))
         text = self._step("control_characters_removed", text, strip_controls(text))
-        return self._step("whitespace_collapsed", text, _LINE_ENDS.sub("\n", _SPACES.sub(" ", text)).strip())
+        # Spaces that taking out a tag leaves behind are not the shop's.
+        self._step("whitespace_collapsed", raw, _collapse(raw))
+        return _collapse(text)
 
     def _step(self, name: str, before: str, after: str) -> str:
         if after != before:
@@ -131,6 +133,10 @@ def detect_language(text: str) -> str:
         return "ko"
     # Japanese is full of Han too, but never long without kana.
     return "ja" if kana * 5 >= asian else "zh"
+
+
+def _collapse(text: str) -> str:
+    return _LINE_ENDS.sub("\n", _SPACES.sub(" ", text)).strip()
 
 
 def _repair_gbk(text: str) -> str:

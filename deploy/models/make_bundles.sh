@@ -1,0 +1,33 @@
+#!/bin/sh
+# Make the two bundles that ship: `make models`. Takes about an hour on two cores; a stopped run goes on.
+#
+# Needs the ESCI sample under $SHELFRANK_DATA/esci (products.jsonl, queries.tsv, qrels.tsv: part of Amazon's
+# Shopping Queries data set, Apache-2.0) and the `train` extra. Works on the embedded node, or on OPENSEARCH_URL.
+set -eu
+: "${SHELFRANK_DATA:?set SHELFRANK_DATA to the folder that holds esci/}"
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+esci=$SHELFRANK_DATA/esci
+shop=$root/ingest/sample_shop
+run=${RUN_FOLDER:-$root/runs}
+
+shelfrank train encoder --base multilingual-e5-small --texts "$esci/products.jsonl" --texts "$shop/catalog.csv" \
+    --work "$run/base" --out "$run/encoder"
+export SHELFRANK_MODELS_ENCODER="$run/encoder"
+
+shelfrank ingest "$esci/products.jsonl" --mapping esci --index models-esci --dead-letter "$run/esci.rejected.jsonl"
+shelfrank ingest "$shop/catalog.csv" --mapping "$shop/catalog.toml" --index models-sample \
+    --dead-letter "$run/sample.rejected.jsonl"
+
+shelfrank train reranker --name shelf-enzh --base multilingual-e5-small --options "$here/reranker.toml" \
+    --index models-esci --queries "$esci/queries.tsv" --qrels "$esci/qrels.tsv" \
+    --index models-sample --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv" \
+    --work "$run/base" --out "$run/reranker" --refit
+
+for kind in encoder reranker; do
+    from=$run/encoder
+    [ "$kind" = encoder ] || from=$run/reranker/refit/bundle
+    mkdir -p "$root/reranker/bundles/$kind"
+    cp "$from"/bundle.json "$from"/model.onnx "$from"/tokenizer.json "$root/reranker/bundles/$kind/"
+done
+echo "The bundles in reranker/bundles are new. Run the tests, then commit them."

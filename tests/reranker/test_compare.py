@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -111,6 +112,12 @@ def test_a_difference_does_not_depend_on_which_other_systems_are_compared() -> N
     bm25, vector, rerank = runs()
     all_three, two = compare([bm25, vector, rerank], QRELS, ESCI), compare([rerank, vector], QRELS, ESCI)
     assert all_three.differences["rerank"] == two.differences["rerank"]
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another_one() -> None:
+    rng = np.random.default_rng(3)
+    ours, theirs = ({str(at): {"ndcg@10": float(rng.random())} for at in range(20)} for _ in range(2))
+    assert difference(ours, theirs, seed=1) == difference(ours, theirs, seed=1) != difference(ours, theirs, seed=2)
 
 
 def test_differences_are_paired_by_query_and_not_by_place() -> None:

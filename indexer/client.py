@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 KNN = "opensearch-knn"
 NEURAL_SEARCH = "opensearch-neural-search"
+# Connections kept open for threads that search at once; more are opened and closed again.
+POOL_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _client(cluster: Cluster) -> OpenSearch:
             "client_cert": cluster.client_cert or None,
             "client_key": cluster.client_key or None,
         }
-    return OpenSearch(hosts=[cluster.url], headers=headers, timeout=cluster.timeout_s, **tls)
+    return OpenSearch(hosts=[cluster.url], headers=headers, timeout=cluster.timeout_s, pool_maxsize=POOL_SIZE, **tls)
 
 
 def check(cluster: Cluster) -> None:

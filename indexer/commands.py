@@ -26,8 +26,17 @@ as_json = click.option("--json", "json_output", is_flag=True, help="Print one JS
 def node() -> None:
     """Run the embedded OpenSearch node.
 
-    Its data are kept between runs. Settings: SHELFRANK_NODE_CACHE_DIR, _DATA_DIR, _PORT, _HEAP_MB, _USER (whom
-    root runs it as), _REPOSITORY (a Maven mirror).
+    It listens on 127.0.0.1 only and keeps its data between runs.
+
+    \b
+    SHELFRANK_NODE_CACHE_DIR   OpenSearch itself: the user's cache folder;
+                               for root /var/cache/shelfrank
+    SHELFRANK_NODE_DATA_DIR    data, logs: the user's data folder;
+                               for root /var/lib/shelfrank/node
+    SHELFRANK_NODE_PORT        0: any free one, the last one if it is free
+    SHELFRANK_NODE_HEAP_MB     Java heap (1024)
+    SHELFRANK_NODE_USER        whom root runs it as (nobody)
+    SHELFRANK_NODE_REPOSITORY  a Maven mirror to fetch from
     """
 
 

@@ -148,7 +148,7 @@ def _wait(state: states.State, folder: Path, timeout_s: float) -> None:
 
 
 def died(folder: Path) -> NodeError:
-    """The error for a node that is gone, with its last log lines."""
+    """The error for a node that is gone without `stop`, with its last log lines."""
     return NodeError(f"The OpenSearch node of {folder} died. {logfile.explain(folder)}{_last_lines(folder)}")
 
 
@@ -193,13 +193,17 @@ def logs(node: settings.Node = DEFAULTS, lines: int = 50) -> list[str]:
 
 
 def ensure(node: settings.Node = DEFAULTS, *, quiet: bool = False) -> str:
-    """The URL of the node, which is started when it does not run; a restart after a death is told on stderr."""
+    """The URL of the node, which is started when it does not run.
+
+    Standard error tells of a start, and of a death (or a reboot) before it with the last log lines.
+    """
     before = status(node)
     if before.state == "running":
         return before.url
-    if not quiet:
-        why = "died and is started again" if before.state == "died" else "is starting"
-        terminal.err.print(f"The embedded OpenSearch node {why} (data in {before.data_dir})", soft_wrap=True)
+    if before.state == "died" and not quiet:
+        terminal.err.print(f"{died(before.data_dir)}\nIt is started again.", soft_wrap=True, markup=False)
+    elif not quiet:
+        terminal.err.print(f"Starting the embedded OpenSearch node (data in {before.data_dir})", soft_wrap=True)
     return start(node, quiet=quiet).url
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from indexer.errors import NodeError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def check_space(folder: Path, size: int, variable: str) -> None:
@@ -38,6 +38,6 @@ def explained(folder: Path, size: int, variable: str) -> Iterator[None]:
             raise full(folder, size, variable) from error
         if error.errno in _CLOSED:
             raise NodeError(
-                f"{folder} cannot be written: {error}. Name another folder in {variable}, or give this user the right."
+                f"{folder} cannot be written: {error}. Name another folder in {variable}, or make this one writable."
             ) from error
         raise

@@ -50,12 +50,14 @@ def test_a_node_lives_through_start_death_and_restart_with_its_data(
 
     loaded = settings.Settings(node=own_node)
     clusters.connect(loaded).index(index="shop", id="1", body={"title": "安静的键盘 quiet keyboard"})
-    assert capsys.readouterr().err == ""
+    assert "embedded OpenSearch node" not in capsys.readouterr().err, "a running node is no news"
 
     kill(first.pid, first.data_dir)
     assert nodes.status(own_node).state == "died"
     client = clusters.connect(loaded)
-    assert "died and is started again" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"The OpenSearch node of {first.data_dir} died. Its last log lines:\n" in told
+    assert told.endswith("It is started again.\n")
     assert nodes.status(own_node).url == first.url, "clients keep their address"
     client.indices.refresh(index="shop")
     assert client.search(index="shop", body={"query": {"match": {"title": "键盘"}}})["hits"]["total"]["value"] == 1
@@ -144,3 +146,10 @@ def test_folders_are_the_systems_own_for_users_and_for_root(monkeypatch: pytest.
     monkeypatch.setenv("XDG_DATA_HOME", "/home/li/.local/share")
     assert nodes.cache_dir(settings.Node()) == Path("/home/li/.cache/shelfrank")
     assert nodes.data_dir(settings.Node()) == Path("/home/li/.local/share/shelfrank/node")
+
+
+def test_a_data_folder_that_is_a_file_is_told(own_node: settings.Node) -> None:
+    file = nodes.data_dir(own_node) / "file"
+    file.touch()
+    with pytest.raises(NodeError, match=r"cannot be written: .*SHELFRANK_NODE_DATA_DIR"):
+        nodes.start(changed(own_node, data_dir=str(file)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import msgspec
 import pytest
 from opensearchpy import OpenSearch
@@ -15,6 +17,18 @@ from opensearchpy import OpenSearch
 from indexer import client as clusters
 from indexer import node as nodes
 from indexer import settings
+from ingest import sample_shop
+from ingest.job import Job, Options
+from ingest.schema import load_mapping
+from ingest.sources import open_catalogue
+from reranker.encoder import Encoder
+from reranker.retrieval import Retriever
+from reranker.scoring import CrossEncoder
+from reranker.search import Searcher
+
+# A busy machine is slow, which is no fault of the code.
+hypothesis.settings.register_profile("shelfrank", deadline=None)
+hypothesis.settings.load_profile("shelfrank")
 
 # Small enough for several nodes at once on a laptop.
 HEAP_MB = 512
@@ -71,3 +85,39 @@ def own_node(loaded: settings.Settings) -> Iterator[settings.Node]:
         chosen = msgspec.structs.replace(loaded.node, data_dir=str(folder), port=0, heap_mb=HEAP_MB)
         yield chosen
         nodes.stop(chosen)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The encoder that ships."""
+    return Encoder.load()
+
+
+@pytest.fixture(scope="session")
+def reranker() -> CrossEncoder:
+    """The reranker that ships."""
+    return CrossEncoder.load()
+
+
+@pytest.fixture(scope="session")
+def shop(
+    node_settings: settings.Settings, client: OpenSearch, encoder: Encoder, reranker: CrossEncoder
+) -> Iterator[str]:
+    """The sample shop, ingested once into an index of the tests' own; yields its name."""
+    name = f"test-shop-{uuid.uuid4().hex[:8]}"
+    sample = Path(sample_shop.__file__).parent
+    catalogue = open_catalogue(sample / "catalog.csv", load_mapping(str(sample / "catalog.toml")))
+    with temporary_folder() as folder:
+        options = Options(name, folder / "rejected.jsonl")
+        report = Job(client, catalogue, encoder, reranker, node_settings, options).run()
+    yield name
+    client.indices.delete(index=report.index)
+
+
+@pytest.fixture(scope="session")
+def searcher(
+    node_settings: settings.Settings, client: OpenSearch, encoder: Encoder, reranker: CrossEncoder
+) -> Searcher:
+    """A searcher on the tests' OpenSearch with the models that ship."""
+    retriever = Retriever(client, clusters.capabilities(client), node_settings.search, encoder)
+    return Searcher(retriever, reranker, node_settings)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import BundleError, ProviderError
+from indexer.settings import Models
+from reranker import bundle as bundles
+from reranker.encoder import Encoder
+from reranker.scoring import CrossEncoder
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the shipped reranker that a test may break."""
+    return Path(shutil.copytree(bundles.SHIPPED / "reranker", tmp_path / "bundle"))
+
+
+def edit(folder: Path, **changes: object) -> None:
+    file = folder / "bundle.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_shipped_bundles_are_whole_and_small() -> None:
+    for kind in ("encoder", "reranker"):
+        bundle = bundles.load("", kind)  # type: ignore[arg-type]
+        size = sum(path.stat().st_size for path in bundle.folder.iterdir())
+        assert size < 48_000_000
+        assert bundle.description.base_licence
+
+
+def test_a_missing_bundle_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle at .*nowhere"):
+        bundles.load(tmp_path / "nowhere", "reranker")
+
+
+def test_a_missing_file_is_named(copied: Path) -> None:
+    (copied / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
+        bundles.load(copied, "reranker")
+
+
+def test_one_flipped_byte_is_found(copied: Path) -> None:
+    content = bytearray((copied / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / "model.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.onnx is corrupt"):
+        bundles.load(copied, "reranker")
+
+
+def test_a_bundle_of_another_kind_is_refused() -> None:
+    with pytest.raises(BundleError, match="kind encoder; a reranker is needed"):
+        bundles.load(bundles.SHIPPED / "encoder", "reranker")
+
+
+def test_a_bundle_of_a_later_format_is_refused(copied: Path) -> None:
+    edit(copied, format=99)
+    with pytest.raises(BundleError, match="format 99"):
+        bundles.load(copied, "reranker")
+
+
+def test_a_description_that_is_not_json_is_refused(copied: Path) -> None:
+    (copied / "bundle.json").write_text("{")
+    with pytest.raises(BundleError, match="cannot be read"):
+        bundles.load(copied, "reranker")
+
+
+def test_a_bundle_cannot_name_files_outside_of_its_folder(copied: Path) -> None:
+    files = json.loads((copied / "bundle.json").read_text())["files"]
+    edit(copied, files={**files, "../../etc/passwd": "0" * 64})
+    with pytest.raises(BundleError, match="outside of its folder"):
+        bundles.load(copied, "reranker")
+
+
+def test_a_model_file_that_is_no_model_is_refused(copied: Path) -> None:
+    (copied / "model.onnx").write_bytes(b"not a model")
+    description = bundles.load(bundles.SHIPPED / "reranker", "reranker").description
+    bundles.write_description(copied, description)
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
+        CrossEncoder.load(Models(reranker=str(copied)))
+
+
+def test_token_ids_outlive_new_weights_and_scores_do_not(copied: Path) -> None:
+    shipped = bundles.load("", "reranker")
+    with (copied / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    changed = bundles.write_description(copied, shipped.description)
+    assert changed.tokens_id == shipped.tokens_id
+    assert changed.id != shipped.id
+
+
+def test_cuda_that_is_not_there_is_an_error_and_a_fallback_is_reported() -> None:
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider"):
+        Encoder.load(Models(provider="cuda"))
+    encoder = Encoder.load(Models(provider="cuda", allow_fallback=True))
+    assert encoder.session.provider == "CPUExecutionProvider"
+    assert "CUDAExecutionProvider" in encoder.session.fallback_reason
+
+
+def test_a_query_is_recognised_however_it_is_typed() -> None:
+    assert bundles.fingerprint("Red  CUP ") == bundles.fingerprint("red cup")
+    assert bundles.fingerprint("red cup") != bundles.fingerprint("red cups")

@@ -21,7 +21,7 @@ from indexer.errors import NodeError
 
 # Most artifacts are small, so the time goes into round trips rather than bytes.
 THREADS = 8
-TIMEOUT_S = 60
+TIMEOUT_S = 30
 # Unpacked plugins, file system overhead.
 ROOM = 40_000_000
 CACHE_VARIABLE = "SHELFRANK_NODE_CACHE_DIR"

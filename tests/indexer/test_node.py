@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -69,10 +70,16 @@ def test_a_node_lives_through_start_death_and_restart_with_its_data(
 
 def test_a_process_that_got_the_number_of_a_dead_node_is_left_alone(own_node: settings.Node) -> None:
     folder = nodes.data_dir(own_node)
-    states.write(folder, states.State(os.getpid(), 9, time.time(), 512, "3.6.0"))
-    assert nodes.status(own_node).state == "died"
-    assert nodes.stop(own_node) is False  # and these tests go on
-    assert nodes.status(own_node).state == "stopped"
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        states.write(folder, states.State(other.pid, 9, time.time(), 512, "3.6.0"))
+        assert nodes.status(own_node).state == "died"
+        assert nodes.stop(own_node) is False
+        assert nodes.status(own_node).state == "stopped"
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_state_file_that_was_cut_off_counts_as_stopped(own_node: settings.Node) -> None:

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -26,13 +27,18 @@ from indexer.errors import NodeError
 
 
 class Repository(ThreadingHTTPServer):
-    """Serves `files`; `corrupt` names come altered that many times; `hold` stops every download half-way."""
+    """Serves `files`.
+
+    `corrupt` names come altered that many times; downloads stop half-way while `hold` is clear; `pause_s` follows
+    each KB of the second half.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
         self.corrupt: Counter[str] = Counter()
+        self.pause_s = 0.0
         self.hold = threading.Event()
         self.hold.set()
 
@@ -60,7 +66,11 @@ class Handler(SimpleHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2])
         self.wfile.flush()
         self.server.hold.wait(30)
-        self.wfile.write(body[len(body) // 2 :])
+        rest = body[len(body) // 2 :]
+        for start in range(0, len(rest), 1024):
+            with suppress(ConnectionError):
+                self.wfile.write(rest[start : start + 1024])
+            time.sleep(self.server.pause_s)
 
     def log_request(self, *_: object) -> None:
         """Silence."""
@@ -92,7 +102,7 @@ def zipped(names: dict[str, str]) -> bytes:
 @pytest.fixture
 def lock(repository: Repository) -> Lock:
     """A lock of two jars and one plugin, which the repository serves."""
-    jars = {"core": b"core jar " * 2000, "painless": b"painless jar " * 2000}
+    jars = {"core": b"core jar " * 8000, "painless": b"painless jar " * 8000}
     plugin = zipped({"plugin-descriptor.properties": "name=knn\n", "knn.jar": "knn jar"})
     repository.files = {f"{name}-1.0.jar": body for name, body in jars.items()} | {"knn-1.0.zip": plugin}
     return Lock(
@@ -207,13 +217,13 @@ def test_a_fetch_that_is_killed_half_way_leaves_nothing_that_counts(
 
 
 def test_ctrl_c_stops_a_fetch_and_cleans_up(repository: Repository, lock: Lock, tmp_path: Path) -> None:
-    repository.hold.clear()
+    repository.pause_s = 0.25  # the whole of `painless` would take 13 s
     process = fetching_process(lock, tmp_path, repository)
     until(lambda: sum(repository.requests.values()) == 3)
+    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    repository.hold.set()
     assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    assert time.monotonic() - begin < 7
     assert not list((tmp_path / "files").glob("tmp-*"))
 
 
@@ -232,11 +242,11 @@ def test_two_processes_at_once_fetch_once(repository: Repository, lock: Lock, tm
 def test_a_home_without_its_marker_or_with_a_lost_jar_is_laid_out_anew(
     repository: Repository, lock: Lock, tmp_path: Path
 ) -> None:
-    home = tmp_path / lock.id
-    (home / "lib").mkdir(parents=True)
-    (home / "lib" / "half-written.jar").write_bytes(b"half")
+    home = layout.ensure(lock, tmp_path, repository.address)
+    (home / layout.COMPLETE).unlink()
+    (home / "lib" / "left-over.jar").write_bytes(b"of an older build")
     layout.ensure(lock, tmp_path, repository.address)
-    assert not (home / "lib" / "half-written.jar").exists()
+    assert not (home / "lib" / "left-over.jar").exists()
     (home / "lib" / "core-1.0.jar").unlink()
     layout.ensure(lock, tmp_path, repository.address)
     assert (home / "lib" / "core-1.0.jar").is_file()

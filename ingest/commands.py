@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from indexer import client as clusters
 from indexer import settings, terminal
+from indexer.aliases import check_name
 from indexer.errors import InputError, ShelfrankError
 from ingest.job import Job, Options
 from ingest.report import Report
@@ -65,6 +66,7 @@ def ingest(
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C.
     """
     loaded = settings.load()
+    check_name(name)
     catalogue = open_catalogue(file, load_mapping(mapping))
     options = Options(name, dead_letter or _beside(file), rebuild, limit)
     # Late and only here: the models take a second to load, a wrong mapping should not.

@@ -280,8 +280,9 @@ class Job:
                 f"delete the unfinished index with DELETE /{report.index}."
             )
             return
-        for old in aliases.swap(self._client, name, report.index):
-            report.warnings.append(f"{name} now stands for {report.index}. Delete the old one with DELETE /{old}.")
+        aliases.swap(self._client, name, report.index)
+        idle = ",".join(aliases.leftovers(self._client, name))
+        report.warnings.append(f"{name} now stands for {report.index}. What no name stands for: DELETE /{idle}.")
 
     def _how_far(self) -> str:
         report = self.report

@@ -1,4 +1,4 @@
-"""The command `demo`: the whole path on the sample shop, from its catalogue file to reranked pages, in two languages."""
+"""The command `demo`: the sample shop from its catalogue file to reranked pages, in two languages."""
 
 from __future__ import annotations
 

@@ -91,7 +91,11 @@ def page_table(query: str, page: Page) -> Table:
     """A page as a table: new rank, old rank, scores, title and price."""
     state = page.rerank
     about = f"rerank {state['status']}" + (f": {state['reason']}" if state["reason"] else f" to {state['window']} hits")
-    table = Table(title=f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for name in ("#", "was", "first", "rerank", "final"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("title", overflow="ellipsis", no_wrap=True, max_width=max(20, out.width - 55))

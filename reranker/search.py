@@ -101,7 +101,7 @@ class Searcher:
         clock.lap("retrieve")
         outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline)
         clock.lap("rerank")
-        behind = first > 0 and rerank and self.reranker is not None
+        behind = first > 0 and window > 0 and rerank and self.reranker is not None
         page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
         for hit in page:
             hit.source = _shown(hit.source, fields)

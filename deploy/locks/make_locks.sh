@@ -1,0 +1,13 @@
+#!/bin/sh
+# Write the lock files: exact versions and sha256 sums for `make demo` and `make test`. Needs uv (pip install uv).
+set -eu
+cd "$(dirname "$0")/../.."
+lock() {
+    out=$1
+    shift
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+        --no-annotate --output-file "deploy/locks/$out" "$@"
+}
+lock dev.txt --extra embedded --extra train --group dev pyproject.toml
+# The same versions as the tests', so that what was tested is what runs.
+lock demo.txt --extra embedded --constraint deploy/locks/dev.txt pyproject.toml

@@ -63,9 +63,21 @@ def test_a_node_lives_through_start_death_and_restart_with_its_data(
     client.indices.refresh(index="shop")
     assert client.search(index="shop", body={"query": {"match": {"title": "键盘"}}})["hits"]["total"]["value"] == 1
 
+    assert_that_a_second_node_finds_the_data_in_use(own_node, first.data_dir)
     assert nodes.stop(own_node) is True
     assert nodes.status(own_node).state == "stopped"
     assert nodes.logs(own_node, 20), "the log of the last run can still be read"
+
+
+def assert_that_a_second_node_finds_the_data_in_use(node: settings.Node, folder: Path) -> None:
+    state = states.read(folder)
+    assert state
+    states.forget(folder)
+    try:
+        with pytest.raises(NodeError, match="Another node uses these data"):
+            nodes.start(node)
+    finally:
+        states.write(folder, state)
 
 
 def test_a_process_that_got_the_number_of_a_dead_node_is_left_alone(own_node: settings.Node) -> None:
@@ -104,18 +116,6 @@ def test_a_node_that_dies_at_its_start_shows_its_last_log_lines(own_node: settin
         nodes.start(own_node)
     assert "\n  \tat " not in str(raised.value), "no stack frames"
     assert nodes.status(own_node).state == "stopped"
-
-
-def test_a_second_node_on_the_same_data_says_that_they_are_in_use(own_node: settings.Node) -> None:
-    running = nodes.start(own_node)
-    state = states.read(running.data_dir)
-    assert state
-    states.forget(running.data_dir)
-    try:
-        with pytest.raises(NodeError, match="Another node uses these data"):
-            nodes.start(own_node)
-    finally:
-        states.write(running.data_dir, state)
 
 
 @pytest.mark.parametrize(

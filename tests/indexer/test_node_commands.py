@@ -17,7 +17,7 @@ from indexer import settings
 
 pytestmark = pytest.mark.node
 
-SHELFRANK = (sys.executable, "-c", "from reranker.cli import main; main()")
+SHELFRANK = (sys.executable, "-c", "from indexer.cli import main; main()")
 
 
 def environment(node: settings.Node, **others: str) -> dict[str, str]:

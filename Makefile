@@ -22,7 +22,7 @@ lint: $(VENV)/.dev        ## Formatting, lint rules and strict types.
 	@$(BIN)/mypy
 
 bench: $(VENV)/.dev        ## Measure relevance and speed; see benchmarks/.
-	@$(BIN)/python -m benchmarks.speed
+	@$(BIN)/shelfrank demo && $(BIN)/python benchmarks/latency.py && $(BIN)/python benchmarks/serving.py
 
 models: $(VENV)/.dev        ## Make the bundles that ship, from the base model and judged queries.
 	@PATH="$(abspath $(BIN)):$$PATH" sh deploy/models/make_bundles.sh

@@ -22,7 +22,7 @@ from reranker.bundle import Layout
 from reranker.training import checkpoint
 from reranker.training.data import Group
 
-_CHECKPOINT_STEPS = 100
+CHECKPOINT_STEPS = 100
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,7 +137,7 @@ def finetune(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if folder and (step + 1) % _CHECKPOINT_STEPS == 0:
+        if folder and (step + 1) % CHECKPOINT_STEPS == 0:
             checkpoint.store(folder, model, optimizer, step + 1, key)
         on_step(step + 1, steps, float(loss))
 

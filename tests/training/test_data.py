@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from indexer.errors import UsageError
+from reranker.training.command import make_splits
+from reranker.training.data import Group, Options, judged_groups, title_groups, title_words
+from reranker.training.finetune import Options as TuneOptions
+from reranker.training.finetune import draw_lists, list_loss
+
+CATALOG = [f"p{at}" for at in range(50)]
+
+
+def test_a_judged_query_gets_unjudged_hits_and_random_products_as_negatives() -> None:
+    options = Options(first_stage_negatives=2, random_negatives=3)
+    (group,) = judged_groups(
+        {"q": "cup"}, {"q": {"p1": 1.0, "p2": 0.1}}, CATALOG, lambda _: ["p1", "p7", "p8", "p9"], options
+    )
+    assert group.products[:4] == ("p1", "p2", "p7", "p8")
+    assert group.targets[:2] == (1.0, 0.1)
+    assert set(group.targets[2:]) == {0.0}
+    assert group.judged == 2
+    assert len(group.products) == len(set(group.products)) > 4
+
+
+def test_a_query_whose_products_are_not_in_the_shop_is_left_out() -> None:
+    assert judged_groups({"q": "cup"}, {"q": {"gone": 1.0}}, CATALOG, lambda _: [], Options()) == []
+
+
+def test_a_made_query_is_taught_by_the_encoder_and_never_calls_an_equal_wrong() -> None:
+    products = {
+        "a": {"title": "steel cup blue handle"},
+        "b": {"title": "blue steel cup with a handle"},
+        "c": {"title": "lamp shade"},
+        "d": {"title": "garden chair"},
+    }
+    near = [("a", 0.9), ("c", 0.87), ("b", 0.86), ("d", 0.5)]
+    for group in title_groups(products, lambda _: near, Options(title_queries=4, title_negatives=2, seed=3)):
+        answer = group.products[0]
+        assert group.targets[0] == 1.0
+        assert all(0 <= target <= 1 for target in group.targets)
+        if answer == "a" and "b" in group.products:
+            assert set(group.query.split()) - set(str(products["b"]["title"]).split())
+
+
+def test_chinese_titles_are_cut_into_words() -> None:
+    words = title_words("屿禾 316不锈钢保温杯 750ml 黑色")
+    assert "不锈钢" in words
+    assert "750ml" in words
+    assert all(" " not in word for word in words)
+
+
+def test_every_list_has_one_of_the_best_products_and_its_size() -> None:
+    group = Group("cup", tuple(CATALOG[:20]), (0.1, 1.0, 1.0, *[0.0] * 17), judged=5)
+    lists = draw_lists([group], TuneOptions(judged_rounds=30, list_size=8))
+    assert len(lists) == 30
+    assert all(len(part) == 8 for part in lists)
+    assert all(max(target for _, _, target in part) == 1.0 for part in lists)
+    assert lists == draw_lists([group], TuneOptions(judged_rounds=30, list_size=8))
+
+
+def test_the_right_order_costs_less_than_the_wrong_one() -> None:
+    targets = torch.tensor([1.0, 0.1, 0.0])
+    right, wrong = torch.tensor([2.0, 0.0, -2.0]), torch.tensor([-2.0, 0.0, 2.0])
+    assert list_loss(right, targets, 0.5) < list_loss(wrong, targets, 0.5)
+    assert torch.isfinite(list_loss(right, torch.zeros(3), 0.5))
+
+
+def test_splits_are_by_query_and_seeded() -> None:
+    names = make_splits([f"q{at}" for at in range(100)], 0.15, 0.25, seed=1)
+    values, counts = np.unique(list(names.values()), return_counts=True)
+    assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {"dev": 15, "test": 25, "train": 60}
+    assert names == make_splits([f"q{at}" for at in range(100)], 0.15, 0.25, seed=1)
+    with pytest.raises(UsageError, match="nothing to train on"):
+        make_splits(["q"], 0.5, 0.5, seed=1)

@@ -50,6 +50,14 @@ def test_the_same_title_written_another_way_is_a_near_duplicate(first: str, seco
         ("Gentle Baby Wipes, Unscented, Pack of 80 Sheets", "Gentle Baby Wipes, Scented, Pack of 80 Sheets"),
         ("Trail Running Shoes for Women, Cushioned, Size 8", "Trail Running Shoes for Men, Cushioned, Size 8"),
         ("Soft Cotton Crew Neck T-Shirt for Summer, Black", "Soft Cotton Crew Neck T-Shirt for Summer, Brown"),
+        (
+            "Replacement Mirror Glass for Delivery Van, Heated, Right",
+            "Replacement Mirror Glass for Delivery Van, Heated, Light",
+        ),
+        (
+            "Phone Cover with Card Holder and Wrist Strap, Leather",
+            "Phone Cover with Card Holder and Wrist Strap, Leader",
+        ),
         (CUP, "暖冬 304不锈钢保温杯 大容量男女士便携水杯 750ml 星空黑"),
         (CUP, "暖冬 304不锈钢保温杯 大容量男女士便携水杯 500ml 星空白"),
         ("婴儿湿巾 含酒精 加厚 80抽 便携装 家庭实惠装", "婴儿湿巾 不含酒精 加厚 80抽 便携装 家庭实惠装"),

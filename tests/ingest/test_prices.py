@@ -54,3 +54,9 @@ def test_a_long_catalogue_keeps_a_bounded_sample_and_the_same_answer() -> None:
     low, high = found.usual(["Pens"], "USD") or (0, 0)
     assert low < 1.0 < 2.0 < high
     assert found.is_outlier(["Pens"], "USD", 50)
+
+
+def test_prices_late_in_a_long_catalogue_count_as_much_as_early_ones() -> None:
+    found = statistics([1.0] * 300 + [100.0] * 10_000, ["Pens"])
+    assert not found.is_outlier(["Pens"], "USD", 100)
+    assert found.is_outlier(["Pens"], "USD", 1)

@@ -61,6 +61,7 @@ def tokens(client: OpenSearch, index: str, text: str, analyzer: str = "shop_quer
         ("Lumora 保温杯 500ml 黑色", "lumora 保温杯"),
         ("iPhone手机壳", "iphone 手机壳"),
         ("保温杯 ＡＢＣ", "abc"),
+        ("ワイヤレス", "ﾜｲﾔﾚｽ"),
         ("bottle 500ml", "500 ml"),
         ("bottle 500 ml", "500毫升"),
         ("保温杯500毫升", "５００ｍｌ"),

@@ -1,6 +1,6 @@
 """From catalogue file to index: clean, skip what is stored already, embed, write; a rerun goes on where one ended.
 
-Memory does not grow with the catalogue but for its ids (about 0.2 kB a product) and what recognises
+Memory does not grow with the catalogue but for its ids (about 0.15 kB a product) and what recognises
 near-duplicates (about 0.9 kB a product).
 """
 

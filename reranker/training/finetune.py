@@ -123,9 +123,8 @@ def finetune(
             group["lr"] = options.learning_rate * _rate(step, steps, options.warmup)
         chosen = lists[step * options.lists : (step + 1) * options.lists]
         rows = [row for part in chosen for row in part]
-        batch = collate([paired(query, product) for query, product, _ in rows], layout.pad, device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = model(**batch).logits[:, 0]
+            logits = _logits(model, [paired(query, product) for query, product, _ in rows], layout.pad, device)
         targets = torch.tensor([target for _, _, target in rows], device=device)
         ends = np.cumsum([len(part) for part in chosen])
         losses = [
@@ -139,7 +138,16 @@ def finetune(
         optimizer.zero_grad()
         if folder and (step + 1) % CHECKPOINT_STEPS == 0:
             checkpoint.store(folder, model, optimizer, step + 1, key)
-        on_step(step + 1, steps, float(loss))
+        on_step(step + 1, steps, loss.item())
+
+
+def _logits(model: nn.Module, pairs: Sequence[Pair], pad: int, device: torch.device) -> Tensor:
+    """Logits float32 [pairs]; the longer half goes by itself, so that short pairs are not padded to its length."""
+    order = sorted(range(len(pairs)), key=lambda at: len(pairs[at].ids))
+    middle = (len(order) + 1) // 2
+    parts = [order[:middle], order[middle:]] if len(order) > 1 else [order]
+    found = [model(**collate([pairs[at] for at in part], pad, device)).logits[:, 0] for part in parts]
+    return torch.cat(found)[torch.tensor(order, device=device).argsort()]
 
 
 def _key(lists: Sequence[Sequence[tuple[str, str, float]]], options: Options) -> str:

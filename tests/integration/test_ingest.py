@@ -26,13 +26,13 @@ from opensearchpy import OpenSearch
 from indexer import client as clusters
 from indexer import node as nodes
 from indexer.aliases import live
+from indexer.cli import main
 from indexer.errors import ClusterError, InputError, UsageError
 from indexer.settings import Ingest, Node, Settings
 from ingest.job import Job, Options
 from ingest.report import Report
 from ingest.schema import CatalogMapping, Columns, Values, load_mapping
 from ingest.sources import open_catalogue
-from reranker.cli import main
 from reranker.text import unpack_ids
 
 NAME = "test-ingest"
@@ -338,7 +338,7 @@ def test_esci_comes_in_whole_and_a_second_run_writes_nothing(empty: OpenSearch, 
 @pytest.fixture
 def shelfrank(node: str, empty: OpenSearch) -> Callable[..., subprocess.Popen[bytes]]:
     def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from reranker.cli import main; main()", "ingest", *map(str, arguments)]
+        command = [sys.executable, "-c", "from indexer.cli import main; main()", "ingest", *map(str, arguments)]
         environment = {**os.environ, "OPENSEARCH_URL": node}
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 

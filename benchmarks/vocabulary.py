@@ -2,9 +2,9 @@
 
     SHELFRANK_DATA=data python benchmarks/vocabulary.py --whole runs/whole --cut reranker/bundles/encoder
 
-`--whole` is made by `shelfrank train encoder --whole-vocabulary --out runs/whole`. Prints nDCG@10 of exact vector search,
-and the cosine between the two vectors of the same product, on ESCI (English) where SHELFRANK_DATA holds it, on the
-sample shop (English and Chinese), and on review texts that neither vocabulary was cut for.
+`--whole` is made by `shelfrank train encoder --whole-vocabulary --out runs/whole`. Prints nDCG@10 of exact vector
+search, and the cosine between the two vectors of the same product, on ESCI (English) where SHELFRANK_DATA holds it, on
+the sample shop (English and Chinese), and on review texts that neither vocabulary was cut for.
 """
 
 from __future__ import annotations

@@ -118,6 +118,22 @@ def write_packaged_e5(folder: Path) -> None:
     _write_folder(folder, tensors, config, _unigram(vocab, special))
 
 
+def fetch_from_hub(name: str, folder: Path) -> Path:
+    """Download configuration, tokenizer and safetensors of a hub model; nothing pickled, no code."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            name, local_dir=folder / name.replace("/", "--"), allow_patterns=["*.json", "model.safetensors"]
+        )
+    except Exception as error:
+        raise InputError(
+            f"The base model {name} is no folder with a config.json and cannot be fetched from the model hub: {error}. "
+            f"Check the name, download it elsewhere and give its folder, or use {PACKAGED}."
+        ) from error
+    return Path(found)
+
+
 def _read_pieces(image: _Image) -> tuple[list[tuple[str, float]], dict[str, int]]:
     pieces, *ids = image.numbers("5i")
     blob_bytes = image.number("Q")

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from indexer import settings as config
-from indexer.errors import ConfigError, InputError, UsageError
+from indexer.errors import ConfigError, UsageError
 from indexer.terminal import emit_json, err, progress
 from reranker.bundle import Bundle, Description, Layout
 
@@ -35,7 +35,12 @@ def train() -> None:
 
 @train.command(context_settings=_HELP)
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the bundle.")
-@click.option("--base", default="multilingual-e5-small", show_default=True, help="Base model: packaged, or a folder.")
+@click.option(
+    "--base",
+    default="multilingual-e5-small",
+    show_default=True,
+    help="Base model: the packaged one, a folder, or a hub name.",
+)
 @click.option("--texts", type=_FILE, multiple=True, help="Text files whose words the vocabulary must keep.")
 @click.option("--whole-vocabulary", is_flag=True, help="Keep every piece of the base's vocabulary.")
 @click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
@@ -74,7 +79,12 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
 )
 @click.option("--qrels", type=_FILE, multiple=True, required=True, help="TSV: query_id, product_id, grade.")
 @click.option("--out", type=_FOLDER, required=True, help="Run folder; a stopped run goes on from it.")
-@click.option("--base", default="multilingual-e5-small", show_default=True, help="Base model: packaged, or a folder.")
+@click.option(
+    "--base",
+    default="multilingual-e5-small",
+    show_default=True,
+    help="Base model: the packaged one, a folder, or a hub name.",
+)
 @click.option("--name", default="reranker", show_default=True, help="Name on the bundle's card.")
 @click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
 @click.option("--options", type=_FILE, help="TOML with [data] and [finetune] settings.")
@@ -154,13 +164,16 @@ def reranker(
 def prepare_base(
     base: str, work: Path, texts: Sequence[Path], whole: bool, more: Iterator[str] | None = None
 ) -> tuple[Path, str]:
-    """A Hugging Face folder to start from, and its licence; the packaged base is written and pruned once."""
-    from reranker.training.base import PACKAGED, prune_vocabulary, write_packaged_e5
+    """A Hugging Face folder to start from, and its licence.
+
+    The packaged base is written and its vocabulary cut once; a folder is taken as it is; any other name is looked up on
+    the model hub, safetensors only. Raises InputError when there is no such model or no hub.
+    """
+    from reranker.training.base import PACKAGED, fetch_from_hub, prune_vocabulary, write_packaged_e5
 
     if base != PACKAGED:
-        if not (Path(base) / "config.json").is_file():
-            raise InputError(f"{base} is neither {PACKAGED} nor a folder with a config.json. Download the model first.")
-        return Path(base), "see the base model"
+        folder = Path(base) if (Path(base) / "config.json").is_file() else fetch_from_hub(base, work / "hub")
+        return folder, f"see {base}"
     full, pruned = work / PACKAGED, work / f"{PACKAGED}-enzh"
     if not (full / "tokenizer_config.json").is_file():
         write_packaged_e5(full)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from indexer.errors import ConfigError
 from reranker.bundle import Layout
 from reranker.training import checkpoint
 from reranker.training.data import Group
@@ -88,6 +89,8 @@ def load_base(base: str | Path, layers: int) -> nn.Module:
     model = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1)
     body = model.base_model
     if layers:
+        if not hasattr(getattr(body, "encoder", None), "layer"):
+            raise ConfigError(f"finetune.layers cuts BERT-like encoders only, and {base} is none. Leave it out.")
         body.encoder.layer = body.encoder.layer[:layers]
         model.config.num_hidden_layers = layers
     body.embeddings.requires_grad_(False)

@@ -28,7 +28,7 @@ from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
 from reranker.text import Field, Recipe, product_ids, query_ids
-from reranker.training import data, export, finetune
+from reranker.training import checkpoint, data, export, finetune
 
 RECIPE = Recipe(
     fields=(
@@ -146,7 +146,10 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
         quality={**bundle.description.quality, **quality},
         trained_on=tuple(sorted(fingerprint(query) for query in seen)),
     )
-    return write_description(bundle.folder, description)
+    made = write_description(bundle.folder, description)
+    for phase in ("measured", "refit"):
+        checkpoint.remove(out / phase)
+    return made
 
 
 def _fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool, progress: Progress) -> Bundle:

@@ -23,6 +23,7 @@ from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import base, data, export, finetune, run
+from reranker.training.command import prepare_base
 
 SAMPLE = Path(sample_shop.__file__).parent
 
@@ -142,3 +143,9 @@ def test_a_run_makes_a_measured_bundle_and_goes_on_after_a_stop(
     assert set(card.trained_on) == {fingerprint(query.text) for query in few if splits[query.id] != "test"}
     searched = Searcher(run.open_shop(source, node_settings).searcher.retriever, loaded, node_settings)
     assert searched.search(shop, "保温杯", deadline_ms=float("inf")).rerank["status"] == "applied"
+
+
+def test_a_base_that_is_nowhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="nobody/nothing"):
+        prepare_base("nobody/nothing", tmp_path, (), whole=True)

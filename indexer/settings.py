@@ -79,7 +79,8 @@ class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     `window` hits are rescored; `depth` is how far vector and hybrid results reach at all (it is the same for
     every page, so that pages follow each other). `blend` is the weight of the rerank score, 0 to 1; negative
-    means the weight that the reranker's bundle was measured with.
+    means the weight that the reranker's bundle was measured with. `vector_weight` is the vector's part in min_max
+    fusion: 0.7 did best on the training and dev queries of ESCI and the sample shop.
     """
 
     mode: Literal["bm25", "vector", "hybrid"] = "hybrid"
@@ -89,7 +90,7 @@ class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     deadline_ms: int = 2000
     blend: float = -1.0
     fusion: Literal["min_max", "rrf"] = "min_max"
-    vector_weight: float = 0.5
+    vector_weight: float = 0.7
     rank_constant: int = 60
 
 

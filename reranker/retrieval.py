@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from indexer.client import Capabilities, call
 from opensearchpy import OpenSearch
 
+from indexer.client import Capabilities, call
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Search
 from reranker import fusion
@@ -175,7 +175,9 @@ class Retriever:
         depth = self.settings.depth
         lines: list[dict[str, Any]] = []
         for query in (text, nearest):
-            lines += [{"index": index, "preference": preference}, _plain(query, 0, depth, source)]
+            # Not sorted by id: the server's own fusion ranks hits of equal score as they lie in the index.
+            body = {"query": query, "size": depth, "_source": source}
+            lines += [{"index": index, "preference": preference}, body]
         answers = call(lambda: self.client.msearch(body=lines))["responses"]
         for answer in answers:
             if "error" in answer:

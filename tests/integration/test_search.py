@@ -67,7 +67,7 @@ def test_every_hit_has_all_its_scores_and_final_orders_the_list(mode: str, searc
     page = searcher.search(shop, CHINESE, mode=mode, window=20, size=40, deadline_ms=math.inf)
     assert page.rerank["status"] == "applied"
     assert page.rerank["window"] == page.rerank["scored"] == 20
-    assert sorted(hit.first_stage_rank for hit in page.hits) == list(range(1, 41))
+    assert sorted(hit.first_stage_rank for hit in page.hits) == list(range(1, min(40, page.total) + 1))
     finals = [hit.scores["final"] for hit in page.hits]
     assert finals == sorted(finals, reverse=True)  # type: ignore[type-var]
     assert all((hit.scores["rerank"] is not None) == (hit.rank <= 20) for hit in page.hits)

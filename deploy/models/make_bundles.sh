@@ -22,11 +22,11 @@ shelfrank ingest "$shop/catalog.csv" --mapping "$shop/catalog.toml" --index mode
 shelfrank train reranker --name shelf-enzh --base multilingual-e5-small --options "$here/reranker.toml" \
     --index models-esci --queries "$esci/queries.tsv" --qrels "$esci/qrels.tsv" \
     --index models-sample --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv" \
-    --work "$run/base" --out "$run/reranker" --refit
+    --work "$run/base" --out "$run/reranker"
 
 for kind in encoder reranker; do
     from=$run/encoder
-    [ "$kind" = encoder ] || from=$run/reranker/refit/bundle
+    [ "$kind" = encoder ] || from=$run/reranker/measured/bundle
     mkdir -p "$root/reranker/bundles/$kind"
     cp "$from"/bundle.json "$from"/model.onnx "$from"/tokenizer.json "$root/reranker/bundles/$kind/"
 done

@@ -240,7 +240,7 @@ class Pairing:
 def parity(
     model: Any, bundle: Bundle, pairing: Pairing, lists: Sequence[Sequence[tuple[str, str, float]]]
 ) -> tuple[float, float]:
-    """Largest difference of a logit between the trained model in float32 and the stored bundle, and the logits' range."""
+    """Largest difference of a logit between the trained model and the stored bundle on some pairs, and the range."""
     import torch
 
     pairs = [pairing(query, product) for part in lists for query, product, _ in part][:_PARITY_PAIRS]

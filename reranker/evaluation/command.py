@@ -50,6 +50,7 @@ _DECIMALS = 6
 @click.option("--gains", default=ESCI_GAINS, show_default=True, help="What a grade is worth; or linear, exponential.")
 @click.option("--min-grade", default=1, show_default=True, type=click.IntRange(1), help="The lowest relevant grade.")
 @click.option("--split", help="Only queries whose column `split` says so.")
+@click.option("--unseen", is_flag=True, help="Only queries that the reranker was not trained on.")
 @click.option("--by", help="Also show each group of queries by a column of theirs, `language` say.")
 @click.option("--window", type=click.IntRange(0), help="Hits to rerank; default search.window.")
 @click.option("--per-query", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON lines, or .tsv.")
@@ -64,6 +65,7 @@ def evaluate(
     gains: str,
     min_grade: int,
     split: str | None,
+    unseen: bool,
     by: str | None,
     window: int | None,
     per_query: Path | None,
@@ -91,14 +93,18 @@ def evaluate(
     queries = [query for query in chosen if query.id in qrels]
     if not queries:
         raise InputError(f"{qrels_path} judges none of the {len(chosen)} queries of {queries_path} that were chosen.")
-    groups = groups_by(by, queries) if by else {}
     vectors, rerank = any(system.mode != "bm25" for system in systems), any(system.rerank for system in systems)
     searcher = Searcher.connect(settings, encoder=vectors, reranker=rerank)
+    seen = seen_in_training(queries, trained_on(searcher))
+    if unseen:
+        queries, seen = [query for query in queries if query.id not in seen], []
+        if not queries:
+            raise InputError("The reranker was trained on every one of these queries. Judge some new ones.")
+    groups = groups_by(by, queries) if by else {}
     runs = run_all(searcher, index, queries, systems, window)
     comparison = compare(runs, qrels, gain, min_grade, seed)
     told += doubts(runs, comparison)
     grouped = means_by(groups, comparison.values)
-    seen = seen_in_training(queries, trained_on(searcher))
     if per_query:
         with _writing(per_query):
             write_per_query(per_query, queries, runs, comparison)
@@ -224,7 +230,7 @@ def seen_sentence(seen: Sequence[str], count: int) -> str:
     """The warning that figures are not honest ones."""
     return (
         f"{len(seen)} of {count} queries ({some(seen)}) were used to train a model that is measured here: "
-        "these figures flatter it. Evaluate on queries that it has not seen (--split test)."
+        "these figures flatter it. Evaluate on queries that it has not seen (--unseen)."
     )
 
 

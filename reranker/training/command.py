@@ -52,7 +52,7 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
     Example:
       shelfrank train encoder --texts products.jsonl --out bundles/encoder
     """
-    from reranker.training import export, run
+    from reranker.training import export, recipes
 
     folder, licence = prepare_base(base, work, texts, whole_vocabulary)
     about = Description(
@@ -63,7 +63,7 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
         base_licence=licence,
         licence="Apache-2.0",
         languages=("en", "zh"),
-        recipe=run.ENCODER_RECIPE,
+        recipe=recipes.ENCODER,
         layout=Layout((), (), (), 0, False),
         files={},
         dimension=export.hidden_size(folder),

@@ -27,33 +27,10 @@ from reranker.rescore import unit
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
-from reranker.text import Field, Recipe, product_ids, query_ids
+from reranker.text import product_ids, query_ids
 from reranker.training import checkpoint, data, export, finetune
+from reranker.training.recipes import RERANKER
 
-RECIPE = Recipe(
-    fields=(
-        Field("title", "", 44),
-        Field("brand", "brand", 7),
-        Field("color", "color", 6),
-        Field("bullets", "features", 20),
-    ),
-    max_tokens=96,
-    max_query_tokens=24,
-)
-ENCODER_RECIPE = Recipe(
-    fields=(
-        Field("title", "", 64),
-        Field("brand", "", 8),
-        Field("color", "", 6),
-        Field("category", "", 16),
-        Field("bullets", "", 48),
-        Field("description", "", 48),
-    ),
-    max_tokens=96,
-    max_query_tokens=40,
-    query_prefix="query:",
-    product_prefix="passage:",
-)
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
 _NEAR = 60  # first-stage hits to mine negatives from
 _PARITY_PAIRS = 200
@@ -122,7 +99,7 @@ Progress = Callable[[str, int, int, float], None]
 def open_shop(source: Source, settings: Settings) -> Shop:
     """Read the fields that the recipe needs of every product. Raises InputError for an empty index."""
     searcher = Searcher.connect(settings, reranker=False)
-    wanted = [field.name for field in RECIPE.fields]
+    wanted = [field.name for field in RERANKER.fields]
     hits = scan(searcher.retriever.client, index=source.index, query={"_source": wanted}, size=1000)
     products = {hit["_id"]: hit["_source"] for hit in hits}
     if not products:
@@ -184,7 +161,7 @@ def _fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: boo
         base_licence=plan.base_licence,
         licence="Apache-2.0",
         languages=("en", "zh"),
-        recipe=RECIPE,
+        recipe=RERANKER,
         layout=pairing.layout,
         files={},
         gains={str(grade): plan.gain(grade) for grade in _grades(shops)},
@@ -230,11 +207,11 @@ class Pairing:
 
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         self.layout: Layout = layout_of(tokenizer, export.pad_id(base))
-        self._products = {key: product_ids(product, RECIPE, tokenizer) for key, product in products.items()}
-        self._query = lru_cache(100_000)(lambda query: query_ids(bounded(query), RECIPE, tokenizer))
+        self._products = {key: product_ids(product, RERANKER, tokenizer) for key, product in products.items()}
+        self._query = lru_cache(100_000)(lambda query: query_ids(bounded(query), RERANKER, tokenizer))
 
     def __call__(self, query: str, product: str) -> finetune.Pair:
-        return finetune.Pair(*pair(self._query(query), self._products[product], self.layout, RECIPE.max_tokens))
+        return finetune.Pair(*pair(self._query(query), self._products[product], self.layout, RERANKER.max_tokens))
 
 
 def parity(

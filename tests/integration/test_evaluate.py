@@ -42,7 +42,7 @@ PRODUCTS = {
 }
 QUERIES = """query_id\tquery\tlanguage\tsplit
 en-1\tsteel cup\ten\ttest
-en-2\tcouch\ten\ttest
+en-2\tsettee\ten\ttest
 zh-1\t保温杯\tzh\ttest
 zh-2\t台灯\tzh\ttrain
 """
@@ -98,7 +98,7 @@ def test_json_has_a_key_for_each_system_and_the_rest_under_comparison(run: Any) 
     for name in ("bm25", "vector", "hybrid", "rerank"):
         assert {"ndcg@10", "mrr", "recall@100", "queries"} <= answer[name].keys()
         assert answer[name]["queries"] == 4
-    # BM25 finds everything but the couch that is called a sofa.
+    # BM25 finds everything but the settee that is called a sofa.
     assert answer["bm25"]["recall@100"] == answer["bm25"]["mrr"] == 0.75
     assert answer["vector"]["recall@100"] == answer["hybrid"]["recall@100"] == answer["rerank"]["recall@100"] == 1
     assert answer["comparison"]["baseline"] in ("vector", "hybrid")
@@ -169,6 +169,9 @@ def test_a_model_that_saw_the_queries_in_training_is_told_on(run: Any, tmp_path:
     assert answer["comparison"]["seen_in_training"] == ["zh-1"]
     assert "1 of 4 queries (zh-1) were used to train" in " ".join(run("--systems", "rerank", **environ).stdout.split())
     assert json.loads(run("--systems", "bm25", "--json", **environ).stdout)["comparison"]["seen_in_training"] == []
+    unseen = json.loads(run("--systems", "bm25,rerank", "--unseen", "--json", **environ).stdout)
+    assert unseen["rerank"]["queries"] == 3
+    assert unseen["comparison"]["seen_in_training"] == []
 
 
 class FailsOn(CrossEncoder):

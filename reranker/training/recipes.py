@@ -1,0 +1,30 @@
+"""Which fields new models read, in which order and with how many tokens; a bundle carries its recipe with it."""
+
+from __future__ import annotations
+
+from reranker.text import Field, Recipe
+
+RERANKER = Recipe(
+    fields=(
+        Field("title", "", 44),
+        Field("brand", "brand", 7),
+        Field("color", "color", 6),
+        Field("bullets", "features", 20),
+    ),
+    max_tokens=96,
+    max_query_tokens=24,
+)
+ENCODER = Recipe(
+    fields=(
+        Field("title", "", 64),
+        Field("brand", "", 8),
+        Field("color", "", 6),
+        Field("category", "", 16),
+        Field("bullets", "", 48),
+        Field("description", "", 48),
+    ),
+    max_tokens=96,
+    max_query_tokens=40,
+    query_prefix="query:",
+    product_prefix="passage:",
+)

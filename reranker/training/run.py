@@ -34,7 +34,9 @@ from reranker.training.recipes import RERANKER
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
 _NEAR = 60  # first-stage hits to mine negatives from
 _PARITY_PAIRS = 200
-_PARITY = 0.02  # largest difference of a logit between torch and the stored bundle, as a part of the logits' range
+_PARITY = (
+    0.05  # largest difference of a logit from the trained model, as a part of their range: a broken export is far off
+)
 
 
 class Source(msgspec.Struct, frozen=True):

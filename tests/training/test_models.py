@@ -50,12 +50,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3), min_size=1, max_size=6),
     st.sampled_from([0, 1]),
+    st.sampled_from([0, 2, 3]),
 )
-def test_int8_weights_are_within_half_a_step_of_the_original(rows: list[list[float]], axis: int) -> None:
+def test_int8_weights_are_within_half_a_step_of_the_original(rows: list[list[float]], axis: int, block: int) -> None:
     weight = np.array(rows, np.float32)
-    values, scale = export.quantize(weight, axis)
+    values, scale = export.quantize(weight, axis, block)
     assert values.dtype == np.int8
-    np.testing.assert_array_less(np.abs(values * scale - weight), scale * 0.5001 + 1e-6)
+    wide = (values * scale).reshape(weight.shape)
+    steps = np.broadcast_to(scale, values.shape).reshape(weight.shape)
+    np.testing.assert_array_less(np.abs(wide - weight), steps * 0.5001 + 1e-6)
 
 
 def test_the_stored_model_scores_as_the_widened_one(tiny: Path, tmp_path: Path) -> None:

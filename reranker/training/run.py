@@ -24,7 +24,7 @@ from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.rescore import unit
-from reranker.retrieval import bounded
+from reranker.retrieval import Retriever, bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
 from reranker.text import product_ids, query_ids
@@ -77,20 +77,21 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Shop(msgspec.Struct):
-    """A source with its products read from the index."""
+    """A source with its products read from the index, searched as serving does and as mining wants it."""
 
     source: Source
     products: dict[str, dict[str, Any]]
     searcher: Searcher
+    miner: Searcher
 
     def first_stage(self, query: str) -> list[str]:
         """Ids of the hybrid first stage's best hits."""
-        page = self.searcher.search(self.source.index, query, size=_NEAR, rerank=False, fields=["id"])
+        page = self.miner.search(self.source.index, query, mode="hybrid", size=_NEAR, rerank=False, fields=["id"])
         return [hit.id for hit in page.hits]
 
     def nearest(self, query: str) -> list[tuple[str, float]]:
         """The nearest products by the encoder, with their cosines."""
-        page = self.searcher.search(self.source.index, query, mode="vector", size=_NEAR, rerank=False, fields=["id"])
+        page = self.miner.search(self.source.index, query, mode="vector", size=_NEAR, rerank=False, fields=["id"])
         return [(hit.id, 2 * float(hit.scores["first_stage"] or 0.0) - 1) for hit in page.hits]
 
 
@@ -106,7 +107,11 @@ def open_shop(source: Source, settings: Settings) -> Shop:
     products = {hit["_id"]: hit["_source"] for hit in hits}
     if not products:
         raise InputError(f"The index {source.index} is empty. Ingest a catalogue first.")
-    return Shop(source, dict(sorted(products.items())), searcher)
+    # Negatives come from words and vectors alike, whatever weights serving has found best.
+    even = msgspec.structs.replace(settings.search, fusion="min_max", vector_weight=0.5)
+    found = searcher.retriever
+    miner = Searcher(Retriever(found.client, found.capabilities, even, found.encoder), None, settings)
+    return Shop(source, dict(sorted(products.items())), searcher, miner)
 
 
 def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:

@@ -93,8 +93,9 @@ def title_groups(products: Mapping[str, Mapping[str, Any]], teacher: Teacher, op
         for hit, cosine in list(near.items())[: 2 * options.title_negatives : 2]:
             if hit != ids[at] and not _holds(str(products[hit]["title"]), words):
                 targets[hit] = round(math.exp((cosine - best) / _SHARPNESS), 4)
-        for other in rng.integers(len(ids), size=3):
-            targets.setdefault(ids[other], 0.0)
+        for other in (ids[drawn] for drawn in rng.integers(len(ids), size=3)):
+            if not _holds(str(products[other]["title"]), words):
+                targets.setdefault(other, 0.0)
         groups.append(Group(query, tuple(targets), tuple(targets.values()), 1))
     return groups
 

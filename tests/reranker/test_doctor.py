@@ -29,9 +29,10 @@ def test_what_is_missing_is_told_and_the_rest_is_still_looked_at(
 ) -> None:
     monkeypatch.setenv("OPENSEARCH_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("SHELFRANK_MODELS_RERANKER", str(tmp_path / "nowhere"))
-    result = CliRunner().invoke(doctor, [])
+    result = CliRunner().invoke(doctor, ["--json"])
     assert result.exit_code == 1
-    shown = " ".join(result.stdout.split())
-    assert "OPENSEARCH_URL" in shown
-    assert "nowhere" in shown
-    assert "e5-small" in shown
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert "OPENSEARCH_URL" in checks["cluster"]["detail"]
+    assert "nowhere" in checks["reranker"]["detail"]
+    assert checks["encoder"]["state"] == "ok"
+    assert "cluster" in CliRunner().invoke(doctor, []).stdout

@@ -41,6 +41,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         pad_token_id=1,
+        num_labels=1,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder

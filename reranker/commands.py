@@ -10,6 +10,7 @@ import click
 import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from indexer import settings as config
 from indexer.errors import InputError
@@ -91,11 +92,9 @@ def page_table(query: str, page: Page) -> Table:
     """A page as a table: new rank, old rank, scores, title and price."""
     state = page.rerank
     about = f"rerank {state['status']}" + (f": {state['reason']}" if state["reason"] else f" to {state['window']} hits")
-    table = Table(
-        title=f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
+    # Text, not strings: queries and titles hold brackets, which rich would read as markup.
+    title = Text(f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("#", "was", "first", "rerank", "final"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("title", overflow="ellipsis", no_wrap=True, max_width=max(20, out.width - 55))
@@ -104,9 +103,10 @@ def page_table(query: str, page: Page) -> Table:
         moved = hit.first_stage_rank - hit.rank
         arrow = "[green]↑[/]" if moved > 0 else "[red]↓[/]" if moved < 0 else " "
         scores = [_number(hit.scores[name]) for name in ("first_stage", "rerank", "final")]
-        title, price = str(hit.source.get("title", "")), hit.source.get("price")
+        price = hit.source.get("price")
         shown = "" if price is None else f"{price:g} {hit.source.get('currency') or ''}".strip()
-        table.add_row(str(hit.rank), f"{hit.first_stage_rank} {arrow}", *scores, title, shown)
+        product = Text(str(hit.source.get("title", "")))
+        table.add_row(str(hit.rank), f"{hit.first_stage_rank} {arrow}", *scores, product, Text(shown))
     return table
 
 
@@ -138,7 +138,8 @@ def rerank_command(query: str, documents: Path, as_json: bool) -> None:
     table = Table("#", "line", "score", "document")
     for rank, item in enumerate(results, start=1):
         row = rows[item.index]
-        table.add_row(str(rank), str(item.index + 1), f"{item.score:.3f}", str(row.get("text") or row.get("title", "")))
+        text = Text(str(row.get("text") or row.get("title", "")))
+        table.add_row(str(rank), str(item.index + 1), f"{item.score:.3f}", text)
     out.print(table)
 
 

@@ -12,6 +12,7 @@ import msgspec
 import onnxruntime
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from indexer import client as clusters
 from indexer import node
@@ -54,7 +55,7 @@ def doctor(as_json: bool) -> None:
     else:
         table = Table("", "what", "finding", box=SIMPLE_HEAD)
         for check in checks:
-            table.add_row(_MARKS[check.state], check.name, check.detail)
+            table.add_row(_MARKS[check.state], check.name, Text(check.detail))
         out.print(table)
     sys.exit(1 if failed else 0)
 

@@ -261,5 +261,12 @@ def test_the_command_prints_a_table(command: Any, shop: str) -> None:
     assert "bottle" in result.stdout.casefold()
 
 
+@pytest.mark.parametrize("query", ["[/red] bottle [bold]", "[link=x]瓶[/]"])
+def test_brackets_in_a_query_are_shown_as_they_are(query: str, command: Any, shop: str) -> None:
+    result = command(query, "--index", shop, "--no-rerank", "--mode", "bm25")
+    assert result.exit_code == 0, result.output
+    assert query in result.stdout
+
+
 def test_wrong_use_exits_with_2(command: Any, shop: str) -> None:
     assert command("cup", "--index", shop, "--mode", "magic").exit_code == 2

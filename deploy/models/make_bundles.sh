@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the two bundles that ship: `make models`. Takes about an hour on two cores; a stopped run goes on.
+# Make the two bundles that ship: `make models`. Takes some half an hour on two cores; a stopped run goes on.
 #
 # Needs the ESCI sample under $SHELFRANK_DATA/esci (products.jsonl, queries.tsv, qrels.tsv: part of Amazon's
 # Shopping Queries data set, Apache-2.0) and the `train` extra. Works on the embedded node, or on OPENSEARCH_URL.

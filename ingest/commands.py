@@ -76,7 +76,7 @@ def ingest(
     encoder, reranker = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
     client = clusters.connect(loaded)
     with _stoppable() as stop, terminal.progress(quiet=as_json) as bar:
-        job = Job(client, catalogue, encoder, reranker, loaded, options, stop=stop, on_progress=_shower(bar))
+        job = Job(client, catalogue, encoder, reranker, loaded, options, stop=stop, on_progress=shower(bar))
         try:
             report = job.run()
         except ShelfrankError as error:
@@ -114,7 +114,8 @@ def _stoppable() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _shower(bar: Progress) -> Callable[[str, int, int | None], None]:
+def shower(bar: Progress) -> Callable[[str, int, int | None], None]:
+    """What a job calls to move a progress bar."""
     task = bar.add_task("Ingest", total=None)
     started = time.monotonic()
 

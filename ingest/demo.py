@@ -14,6 +14,7 @@ from rich.text import Text
 from indexer import settings as config
 from indexer.settings import Settings
 from indexer.terminal import err, out, progress
+from ingest.commands import shower
 from ingest.job import Job, Options
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
@@ -62,11 +63,6 @@ def _ingest(searcher: Searcher, folder: Path, settings: Settings) -> None:
     assert searcher.reranker is not None
     catalogue = open_catalogue(folder / "catalog.csv", load_mapping(str(folder / "catalog.toml")))
     with tempfile.TemporaryDirectory() as scratch, progress() as bar:
-        task = bar.add_task("Ingest", total=None)
-
-        def on_progress(phase: str, done: int, total: int | None) -> None:
-            bar.update(task, description=phase, completed=done, total=total)
-
         options = Options(INDEX, Path(scratch) / "rejected.jsonl")
         job = Job(
             searcher.retriever.client,
@@ -75,7 +71,7 @@ def _ingest(searcher: Searcher, folder: Path, settings: Settings) -> None:
             searcher.reranker,
             settings,
             options,
-            on_progress=on_progress,
+            on_progress=shower(bar),
         )
         report = job.run()
     for part in report.tables():

@@ -24,16 +24,13 @@ class Encoder:
         self.bundle = bundle
         self.session = Session(bundle.model_path, settings)
         self._tokenizer = bundle.tokenizer()
+        self.bundle_id = bundle.id
 
     @classmethod
     def load(cls, settings: Models | None = None) -> Encoder:
         """Load the encoder that the settings name. Raises BundleError or ProviderError."""
         settings = settings or Models()
         return cls(bundles.load(settings.encoder, "encoder"), settings)
-
-    @property
-    def bundle_id(self) -> str:
-        return self.bundle.id
 
     @property
     def dimension(self) -> int:

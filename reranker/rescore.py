@@ -27,7 +27,7 @@ class Candidate(msgspec.Struct):
     fields: Mapping[str, Any]
 
 
-class Outcome(msgspec.Struct, omit_defaults=False):
+class Outcome(msgspec.Struct):
     """What rescoring did. `order` holds positions in the window, best first; lists run parallel to the window."""
 
     status: Status
@@ -84,7 +84,7 @@ def rescore(
         return _untouched(window, "error", reason, reranker, scores.scored)
     weight = reranker.bundle.description.blend if blend is None else blend
     first = np.array([hit.first_stage for hit in window])
-    final = np.round(weight * unit(scores.values) + (1 - weight) * unit(first), 6)
+    final = blended(scores.values, first, weight)
     order = np.argsort(-final, kind="stable")
     return Outcome(
         status="applied",
@@ -113,6 +113,11 @@ def stored_tokens(fields: Mapping[str, Any], reranker: CrossEncoder) -> list[int
 def remaining_until(deadline_ms: float | None) -> float:
     """A reading of `time.monotonic()` that many milliseconds from now; None is never."""
     return float("inf") if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+
+
+def blended(rerank: NDArray[np.float64], first: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """Final scores 0 to 1 of a window: both scores float64 [n], n > 0, `weight` that of the reranker."""
+    return np.round(weight * unit(rerank) + (1 - weight) * unit(first), 6)
 
 
 def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,7 +23,6 @@ from reranker.encoder import Encoder
 
 MODES = ("bm25", "vector", "hybrid")
 TEXT_FIELDS = ("title^3", "brand.text^2", "color.text", "category_path.text", "bullets", "description^0.5")
-HIDDEN_FIELDS = ("vector",)
 _MAX_CHARACTERS = 1000
 _MAX_WORDS = 48  # with a clause for each field this stays below the server's limit of 1,024
 _WORD = re.compile(r"[㐀-鿿]|[^\s㐀-鿿]+")

@@ -47,21 +47,15 @@ class CrossEncoder:
         self.bundle = bundle
         self.session = Session(bundle.model_path, settings)
         self._tokenizer = bundle.tokenizer()
+        self.bundle_id = bundle.id
+        # Names what made stored token ids; ids stored under another name are made again.
+        self.tokens_id = bundle.tokens_id
 
     @classmethod
     def load(cls, settings: Models | None = None) -> CrossEncoder:
         """Load the reranker that the settings name. Raises BundleError or ProviderError."""
         settings = settings or Models()
         return cls(bundles.load(settings.reranker, "reranker"), settings)
-
-    @property
-    def bundle_id(self) -> str:
-        return self.bundle.id
-
-    @property
-    def tokens_id(self) -> str:
-        """Names what made stored token ids; ids stored under another name are made again."""
-        return self.bundle.tokens_id
 
     @property
     def _recipe(self) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
     """
     from reranker.training import export, recipes
 
-    folder, licence = prepare_base(base, work, texts, whole_vocabulary)
+    folder, licence = prepare_base(base, work, _lines(texts), whole_vocabulary)
     about = Description(
         format=1,
         kind="encoder",
@@ -136,7 +136,7 @@ def reranker(
     err.print("Reading the catalogues …")
     shops = [run.open_shop(source, settings) for source in sources]
     texts = (" ".join(map(str, product.values())) for shop in shops for product in shop.products.values())
-    folder, licence = prepare_base(base, work, texts=(), whole=False, more=texts)
+    folder, licence = prepare_base(base, work, texts)
     plan = run.Plan(
         name=name,
         base=base,
@@ -161,9 +161,7 @@ def reranker(
     _done(bundle, as_json)
 
 
-def prepare_base(
-    base: str, work: Path, texts: Sequence[Path], whole: bool, more: Iterator[str] | None = None
-) -> tuple[Path, str]:
+def prepare_base(base: str, work: Path, texts: Iterable[str], whole: bool = False) -> tuple[Path, str]:
     """A Hugging Face folder to start from, and its licence.
 
     The packaged base is written and its vocabulary cut once; a folder is taken as it is; any other name is looked up on
@@ -180,16 +178,15 @@ def prepare_base(
     if whole:
         return full, "MIT"
     if not (pruned / "tokenizer_config.json").is_file():
-        before, kept = prune_vocabulary(full, pruned, _lines(texts, more))
+        before, kept = prune_vocabulary(full, pruned, texts)
         err.print(f"Vocabulary: {kept:,} of {before:,} pieces kept.")
     return pruned, "MIT"
 
 
-def _lines(files: Sequence[Path], more: Iterator[str] | None) -> Iterator[str]:
+def _lines(files: Sequence[Path]) -> Iterator[str]:
     for file in files:
         with file.open(encoding="utf-8", errors="replace") as lines:
             yield from lines
-    yield from more or ()
 
 
 def make_splits(query_ids: Sequence[str], dev_share: float, test_share: float, seed: int) -> dict[str, str]:

@@ -63,7 +63,7 @@ def draw_lists(groups: Sequence[Group], options: Options) -> list[list[tuple[str
 
 
 def _draw(group: Group, size: int, rng: np.random.Generator) -> list[tuple[str, str, float]]:
-    """Up to half of a list from the judged products (best first chosen at random), the rest from all others."""
+    """One of the best products, judged ones up to two thirds of the list, and the rest from all others."""
     judged = np.arange(group.judged)
     best = judged[np.asarray(group.targets[: group.judged]) >= max(group.targets)]
     first = [int(rng.choice(best))]

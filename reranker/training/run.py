@@ -23,7 +23,7 @@ from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of,
 from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
-from reranker.rescore import unit
+from reranker.rescore import blended
 from reranker.retrieval import Retriever, bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
@@ -275,10 +275,10 @@ def _by_blend(shop: Shop, searcher: Searcher, query: Query, plan: Plan) -> list[
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
         return [0.0] * len(BLENDS)
-    first = unit(np.array([hit.scores["first_stage"] for hit in hits], float))
-    rerank = unit(np.array([hit.scores["rerank"] for hit in hits], float))
+    first = np.array([hit.scores["first_stage"] for hit in hits], float)
+    rerank = np.array([hit.scores["rerank"] for hit in hits], float)
     values = []
     for weight in BLENDS:
-        order = np.argsort(-np.round(weight * rerank + (1 - weight) * first, 6), kind="stable")
+        order = np.argsort(-blended(rerank, first, weight), kind="stable")
         values.append(ndcg([hits[at].id for at in order], gains, 10))
     return values

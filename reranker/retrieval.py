@@ -29,13 +29,14 @@ _WORD = re.compile(r"[㐀-鿿]|[^\s㐀-鿿]+")
 
 
 class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a shopper has narrowed the search to. Brands and categories within one list are alternatives."""
+    """What a shopper has narrowed the search to. Brands, categories and ids within one list are alternatives."""
 
     min_price: float | None = None
     max_price: float | None = None
     brands: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()  # a path such as "Toys > Games", or its root alone
     min_rating: float | None = None
+    ids: tuple[str, ...] = ()  # these products alone
 
     def clauses(self) -> list[dict[str, Any]]:
         """OpenSearch filter clauses, empty when nothing is asked."""
@@ -49,6 +50,8 @@ class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             found.append({"terms": {"category_path": list(self.categories)}})
         if self.min_rating is not None:
             found.append({"range": {"rating": {"gte": self.min_rating}}})
+        if self.ids:
+            found.append({"terms": {"_id": list(self.ids)}})
         return found
 
 

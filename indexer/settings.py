@@ -95,10 +95,13 @@ class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Models(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Bundles (empty means the ones that ship with shelfrank) and how they run."""
+    """Bundles and how they run. An empty bundle means the current one of the registry in `home` (empty: the user's
+    data folder), and the one that ships with shelfrank where none was promoted.
+    """
 
     encoder: str = ""
     reranker: str = ""
+    home: str = ""
     provider: Literal["cpu", "cuda"] = "cpu"
     allow_fallback: bool = False
     threads: int = 0

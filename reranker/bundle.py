@@ -13,6 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from indexer.errors import BundleError
+from reranker.registry import current
 from reranker.text import Recipe
 
 FORMAT = 1
@@ -22,6 +23,7 @@ TOKENIZER = "tokenizer.json"
 SHIPPED = Path(__file__).parent / "bundles"
 
 Kind = Literal["encoder", "reranker"]
+Origin = Literal["setting", "registry", "shipped"]
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,10 +58,11 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A verified bundle on disk."""
+    """A verified bundle on disk; `origin` says what chose it."""
 
     folder: Path
     description: Description
+    origin: Origin = "setting"
 
     @property
     def model_path(self) -> Path:
@@ -87,13 +90,36 @@ class Bundle(msgspec.Struct, frozen=True):
         return tokenizer
 
 
-def load(folder: str | Path, kind: Kind) -> Bundle:
-    """Read and verify a bundle; an empty `folder` means the one that ships with shelfrank.
+def load(folder: str | Path, kind: Kind, home: str | Path = "") -> Bundle:
+    """Read and verify a bundle; an empty `folder` means the registry's current one, else the one that ships.
 
-    Raises BundleError when a file is missing or differs from its checksum, or the bundle is of another kind.
+    `home` is the registry's folder, empty for the user's own. Raises BundleError when a file is missing or differs
+    from its checksum, or the bundle is of another kind: a broken current one is never passed over in silence.
     """
-    path = Path(folder) if folder else SHIPPED / kind
-    description = _read(path)
+    path, origin = locate(folder, kind, home)
+    try:
+        return msgspec.structs.replace(verify(path, kind), origin=origin)
+    except BundleError as error:
+        if origin != "registry":
+            raise
+        raise BundleError(
+            f"{error} It is the registry's current {kind}: `shelfrank models rollback --kind {kind}` goes back."
+        ) from error
+
+
+def locate(folder: str | Path, kind: Kind, home: str | Path = "") -> tuple[Path, Origin]:
+    """Where `load` looks, and what chose it. Raises BundleError when the registry's choice cannot be read."""
+    if folder:
+        return Path(folder), "setting"
+    chosen = current.read(home, kind)
+    if chosen is None or chosen.id == current.SHIPPED_ID:
+        return SHIPPED / kind, "shipped"
+    return current.home_of(home) / kind / chosen.id, "registry"
+
+
+def verify(path: Path, kind: Kind) -> Bundle:
+    """Read a bundle and compare every file with its checksum. Raises BundleError."""
+    description = read_description(path)
     if description.kind != kind:
         raise BundleError(f"{path} is a bundle of kind {description.kind}; a {kind} is needed here.")
     for name in (MODEL, TOKENIZER):
@@ -142,7 +168,8 @@ def fingerprint(query: str) -> str:
     return _digest(" ".join(query.casefold().split()))[:16]
 
 
-def _read(path: Path) -> Description:
+def read_description(path: Path) -> Description:
+    """Read `bundle.json` alone; the files beside it are not looked at. Raises BundleError."""
     file = path / DESCRIPTION
     try:
         description = msgspec.json.decode(file.read_bytes(), type=Description)

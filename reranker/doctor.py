@@ -78,7 +78,7 @@ def examine() -> Iterator[Check]:
 
 def _about(model: Encoder | CrossEncoder) -> str:
     fallback = f"; {model.session.fallback_reason}" if model.session.fallback_reason else ""
-    return f"{model.bundle_id} on {model.session.provider}{fallback}"
+    return f"{model.bundle_id} ({model.bundle.origin}) on {model.session.provider}{fallback}"
 
 
 def _looked(name: str, look: Callable[[], str]) -> Check:

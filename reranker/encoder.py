@@ -30,7 +30,7 @@ class Encoder:
     def load(cls, settings: Models | None = None) -> Encoder:
         """Load the encoder that the settings name. Raises BundleError or ProviderError."""
         settings = settings or Models()
-        return cls(bundles.load(settings.encoder, "encoder"), settings)
+        return cls(bundles.load(settings.encoder, "encoder", settings.home), settings)
 
     @property
     def dimension(self) -> int:

@@ -55,7 +55,7 @@ class CrossEncoder:
     def load(cls, settings: Models | None = None) -> CrossEncoder:
         """Load the reranker that the settings name. Raises BundleError or ProviderError."""
         settings = settings or Models()
-        return cls(bundles.load(settings.reranker, "reranker"), settings)
+        return cls(bundles.load(settings.reranker, "reranker", settings.home), settings)
 
     @property
     def _recipe(self) -> Recipe:

@@ -48,6 +48,14 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests' own data folder: the models that ship are meant, whatever the user has promoted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def loaded() -> settings.Settings:
     return settings.load()

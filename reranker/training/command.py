@@ -14,6 +14,7 @@ from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
 from indexer.terminal import emit_json, err, progress
 from reranker.bundle import Bundle, Description, Layout
+from reranker.training.prepare.command import check, prepare
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -31,6 +32,10 @@ def train() -> None:
     """
     if find_spec("torch") is None or find_spec("optimum") is None:
         raise UsageError("Training needs torch and optimum: pip install 'shelfrank[train]'")
+
+
+train.add_command(prepare)
+train.add_command(check)
 
 
 @train.command(context_settings=_HELP)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from indexer.errors import UsageError
 from reranker.evaluation import metrics
-from reranker.evaluation.judgments import Qrels, Query, some
+from reranker.evaluation.judgments import Qrels, Query
+from reranker.evaluation.lines import some
 from reranker.evaluation.runs import Run
 
 HEADLINE = "ndcg@10"
@@ -26,7 +26,10 @@ Values = dict[str, dict[str, float]]
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A system minus the baseline in the headline metric: mean, 95 % interval, p, and queries won and lost."""
+    """A system minus the baseline in the headline metric: mean, 95 % interval, p, and queries won and lost.
+
+    `both_halves` is the share of random halvings of the queries in which the system wins both halves.
+    """
 
     mean: float
     low: float
@@ -34,15 +37,17 @@ class Difference(msgspec.Struct, frozen=True):
     p: float
     better: int
     worse: int
+    both_halves: float | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Every run's values and means, and each system's difference to the best that does not rerank (`baseline`)."""
+    """Every run's values and means, each system's difference to the `baseline`, and 95 % intervals of the headline."""
 
     values: dict[str, Values]
     means: dict[str, dict[str, float]]
     baseline: str
     differences: dict[str, Difference]
+    intervals: dict[str, metrics.Interval] = {}
 
 
 def parse_gains(text: str) -> Gain:
@@ -89,51 +94,49 @@ def mean(values: Values) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in values.values()) / len(values) for name in METRICS}
 
 
-def compare(runs: Sequence[Run], qrels: Qrels, gain: Gain, min_grade: int = 1, seed: int = 0) -> Comparison:
-    """Measure all runs and compare each with the best of those that do not rerank.
+def compare(
+    runs: Sequence[Run], qrels: Qrels, gain: Gain, min_grade: int = 1, seed: int = 0, baseline: str = ""
+) -> Comparison:
+    """Measure all runs and compare each with the baseline: the one named, else `best_baseline`.
 
-    Of two equally good baselines the first named is taken. The seed starts afresh for each pair, so a figure does not
-    depend on which other systems were compared.
+    The seed starts afresh for each pair, so a figure does not depend on which other systems were compared. Raises
+    UsageError when no run has the baseline's name.
     """
     values = {run.system.name: measure(run.rankings, qrels, gain, min_grade) for run in runs}
     means = {name: mean(each) for name, each in values.items()}
-    plain = [run.system.name for run in runs if not run.system.rerank]
-    baseline = max(plain, key=lambda name: means[name][HEADLINE], default="")
+    if baseline and baseline not in values:
+        raise UsageError(f"There is no system {baseline!r} to compare with; there are {', '.join(values)}.")
+    baseline = baseline or best_baseline(runs, means)
     others = [name for name in values if baseline and name != baseline]
-    return Comparison(
-        values, means, baseline, {name: difference(values[name], values[baseline], seed) for name in others}
-    )
+    differences = {name: difference(values[name], values[baseline], seed) for name in others}
+    intervals = {name: _interval([row[HEADLINE] for row in each.values()], seed) for name, each in values.items()}
+    return Comparison(values, means, baseline, differences, intervals)
+
+
+def best_baseline(runs: Sequence[Run], means: Mapping[str, Mapping[str, float]]) -> str:
+    """The best of the live systems that do not rerank, of equals the first; without one the first outside run.
+
+    The best of the outside runs would hardly do: nobody knows which of them is the one to beat.
+    """
+    plain = [run.system.name for run in runs if not run.system.rerank and not run.system.outside]
+    outside = [run.system.name for run in runs if run.system.outside]
+    return max(plain, key=lambda name: means[name][HEADLINE], default=outside[0] if outside else "")
 
 
 def difference(system: Values, baseline: Values, seed: int = 0, metric: str = HEADLINE) -> Difference:
-    """Paired difference with its bootstrap interval and the p of a randomisation test, seeded."""
+    """Paired difference with its bootstrap interval, the p of a randomisation test and split halves, seeded."""
     pairs = [(system[query][metric], baseline[query][metric]) for query in baseline]
     deltas: NDArray[np.float64] = np.array([ours - theirs for ours, theirs in pairs])
     rng = np.random.default_rng(seed)
     interval = metrics.bootstrap_interval(deltas, rng)
     p = metrics.randomisation_test(deltas, rng)
+    halves = metrics.split_half_share(deltas, rng)
     better, worse = int((deltas > 0).sum()), int((deltas < 0).sum())
-    return Difference(interval.mean, interval.low, interval.high, p, better, worse)
+    return Difference(interval.mean, interval.low, interval.high, p, better, worse, halves)
 
 
-def groups_by(column: str, queries: Sequence[Query]) -> dict[str, list[str]]:
-    """Query ids by their value in a column. Raises UsageError when no query has the column."""
-    groups: dict[str, list[str]] = {}
-    for query in sorted(queries, key=lambda query: query.columns.get(column, "")):
-        if query.columns.get(column):
-            groups.setdefault(query.columns[column], []).append(query.id)
-    if not groups:
-        names = sorted({name for query in queries for name in query.columns})
-        raise UsageError(f"The queries have no column {column!r}; they have {', '.join(names) or 'no further ones'}.")
-    return groups
-
-
-def means_by(groups: Mapping[str, Sequence[str]], values: Mapping[str, Values]) -> dict[str, dict[str, Any]]:
-    """Means within each group of queries: group -> `queries` (how many), and system -> metric."""
-    return {
-        group: {"queries": len(ids), **{name: mean({id_: each[id_] for id_ in ids}) for name, each in values.items()}}
-        for group, ids in groups.items()
-    }
+def _interval(values: Sequence[float], seed: int) -> metrics.Interval:
+    return metrics.bootstrap_interval(np.array(values), np.random.default_rng(seed))
 
 
 def warnings(queries: Sequence[Query], qrels: Qrels, min_grade: int = 1) -> list[str]:
@@ -153,6 +156,10 @@ def warnings(queries: Sequence[Query], qrels: Qrels, min_grade: int = 1) -> list
 def doubts(runs: Sequence[Run], comparison: Comparison) -> list[str]:
     """What makes the figures of runs doubtful: queries not reranked, and hits that nobody judged."""
     found = [line for run in runs for line in run.warnings()]
+    for run in runs:
+        bare = [query for query, ranking in run.rankings.items() if not ranking]
+        if run.system.outside and bare:
+            found.append(f"{run.system.name}: no hit for {len(bare)} queries ({some(bare)}); they count 0")
     for name, values in comparison.values.items():
         if not any(row["judged@10"] for row in values.values()):
             found.append(f"{name}: none of its first 10 hits is judged. Are the judgments' ids those of the index?")

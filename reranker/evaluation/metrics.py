@@ -128,6 +128,24 @@ def randomisation_test(differences: NDArray[np.float64], rng: np.random.Generato
     return (extreme + 1) / (resamples + 1)
 
 
+def split_half_share(differences: NDArray[np.float64], rng: np.random.Generator, halvings: int = 1_000) -> float | None:
+    """Share of random halvings of the queries in which the mean difference is above 0 in both halves.
+
+    It asks whether a gain is spread over the queries or rests on a few of them: two equal systems score about 0, for
+    each half must be strictly better. The larger half takes the odd query. None for fewer than two queries, which
+    cannot be halved.
+    """
+    count = _counted(differences)
+    if count < 2:
+        return None
+    won, least = 0, 1e-12  # a sum of equal parts in another order may miss 0 by that much
+    for rows in _chunks(halvings, count):
+        shuffled = rng.permuted(np.tile(differences, (rows.stop - rows.start, 1)), axis=1)
+        first, second = shuffled[:, : count // 2].mean(axis=1), shuffled[:, count // 2 :].mean(axis=1)
+        won += int(((first > least) & (second > least)).sum())
+    return won / halvings
+
+
 def _counted(differences: NDArray[np.float64]) -> int:
     if differences.ndim != 1 or not len(differences):
         raise ValueError(f"expected one difference a query, got an array of shape {differences.shape}")

@@ -17,9 +17,7 @@ from reranker.evaluation.compare import (
     compare,
     difference,
     doubts,
-    groups_by,
     mean,
-    means_by,
     measure,
     parse_gains,
     warnings,
@@ -125,20 +123,6 @@ def test_differences_are_paired_by_query_and_not_by_place() -> None:
     theirs = {"2": {"ndcg@10": 0.1}, "1": {"ndcg@10": 0.9}}
     found = difference(ours, theirs)
     assert (found.mean, found.low, found.high, found.p, found.better, found.worse) == (0, 0, 0, 1, 0, 0)
-
-
-def test_groups_of_queries_have_means_of_their_own() -> None:
-    queries = [Query("1", "cup", {"language": "en"}), Query("2", "杯子", {"language": "zh"}), Query("3", "mug")]
-    groups = means_by(groups_by("language", queries), compare(runs(), QRELS, ESCI).values)
-    assert list(groups) == ["en", "zh"]
-    assert groups["zh"]["bm25"]["mrr"] == 1 / 2
-    assert groups["en"]["bm25"]["mrr"] == 1
-    assert groups["zh"]["queries"] == 1
-
-
-def test_a_column_that_no_query_has_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="they have language, split"):
-        groups_by("tongue", [Query("1", "cup", {"language": "en", "split": "test"})])
 
 
 def test_queries_and_judgments_that_do_not_meet_are_told() -> None:

@@ -25,6 +25,7 @@ from reranker.evaluation.metrics import (
     recall,
     reciprocal_rank,
     relevant_of,
+    split_half_share,
 )
 
 # Judged: a is best, b and c follow, d is judged irrelevant. x, y and z have no judgment.
@@ -157,6 +158,24 @@ def test_resampling_in_parts_covers_every_resample(monkeypatch: pytest.MonkeyPat
     found = bootstrap_interval(np.full(3, 0.5), np.random.default_rng(1), resamples=5)
     assert (found.low, found.high) == (0.5, 0.5)
     assert randomisation_test(np.zeros(3), np.random.default_rng(1), resamples=5) == 1
+
+
+def test_split_halves_count_the_halvings_won_twice() -> None:
+    # Of the 3 ways to halve four queries, the 2 that part the winners win both halves.
+    share = split_half_share(np.array([3.0, 3.0, -1.0, -1.0]), np.random.default_rng(1), halvings=10_000)
+    assert share == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_a_gain_that_rests_on_one_query_wins_no_halving_and_one_on_all_wins_every() -> None:
+    one = np.array([2.0, *[-0.01] * 20])
+    assert one.mean() > 0
+    assert split_half_share(one, np.random.default_rng(1)) == 0
+    assert split_half_share(np.full(7, 0.1), np.random.default_rng(1)) == 1
+    assert split_half_share(np.zeros(7), np.random.default_rng(1)) == 0
+
+
+def test_one_query_cannot_be_halved() -> None:
+    assert split_half_share(np.array([1.0]), np.random.default_rng(1)) is None
 
 
 def test_no_query_is_refused() -> None:

@@ -60,14 +60,18 @@ def list_command(kind: Kind | None, as_json: bool) -> None:
     if as_json:
         emit_json({"home": registry.home, "bundles": [_entry_json(entry) for entry in found]})
         return
-    table = Table("", "kind", "id", "from", "MB", "base model", "licence", "measured", box=SIMPLE_HEAD)
+    table = Table("", "kind", box=SIMPLE_HEAD)
+    # Ids are there to be copied, so they are never cut.
+    table.add_column("id", no_wrap=True, min_width=max(len(entry.id) for entry in found))
+    for name in ("from", "MB", "base model", "licence", "measured"):
+        table.add_column(name, overflow="fold")
     for entry in found:
         about = entry.description
         words = (about.base_model, about.licence, card.quality(about)) if about else ("", "", "")
         measured = Text(f"damaged: {entry.fault}", style="red") if entry.fault else Text(words[2])
         size = f"{entry.megabytes:.0f}"
-        name = Text(entry.id, no_wrap=True)
-        table.add_row("*" if entry.current else "", entry.kind, name, entry.origin, size, *words[:2], measured)
+        mark = "*" if entry.current else ""
+        table.add_row(mark, entry.kind, Text(entry.id), entry.origin, size, *map(Text, words[:2]), measured)
     out.print(table)
     for each in _kinds(kind):
         _tell(overridden(settings, each))
@@ -174,8 +178,8 @@ def promote(
 
         task = read_task(index, queries_path, qrels_path, split, gains, margin, candidate_index or "", window)
     with progress(quiet=as_json) as bar:
-        step = bar.add_task("queries", total=2 * len(task.queries), visible=True) if task else None
-        decision = decide(folder, found, settings, task, lambda: None if step is None else bar.advance(step))
+        step = bar.add_task("queries", total=2 * len(task.queries) if task else 0, visible=task is not None)
+        decision = decide(folder, found, settings, task, lambda: bar.advance(step))
     refused, report = decision.refused(bool(force)), decision.report
     notes: list[str] = []
     if not refused:

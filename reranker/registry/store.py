@@ -79,7 +79,7 @@ class Registry:
             )
         found = bundles.read_description(Path(target)).kind
         if kind is not None and found != kind:
-            raise BundleError(f"{target} is a bundle of kind {found}; a {kind} is needed here.")
+            raise BundleError(f"{target} is a bundle of kind {found}, and --kind says {kind}. Give one of that kind.")
         return Path(target), found
 
     def promote(

@@ -14,14 +14,14 @@ import pytrec_eval
 from click.testing import CliRunner, Result
 from opensearchpy import OpenSearch
 
-from indexer.errors import ShelfrankError
+from indexer.errors import ShelfrankError, UsageError
 from indexer.mappings import index_body, made
 from indexer.settings import Settings
 from reranker import bundle as bundles
 from reranker.bundle import fingerprint, write_description
 from reranker.encoder import Encoder
 from reranker.evaluation.command import evaluate
-from reranker.evaluation.judgments import Query, read_qrels
+from reranker.evaluation.judgments import Query, read_qrels, read_run
 from reranker.evaluation.runs import System as EvaluatedSystem
 from reranker.evaluation.runs import run_system
 from reranker.scoring import CrossEncoder, Scores
@@ -208,3 +208,60 @@ def test_an_index_that_is_not_there_is_told(node: str, judged: list[str]) -> Non
     result = CliRunner(env={"OPENSEARCH_URL": node}).invoke(evaluate, flags, standalone_mode=False)
     assert "no such index [no-such-shop]" in str(result.exception)
     assert result.stdout == ""
+
+
+def test_in_the_judged_protocol_only_judged_products_are_ranked_by_every_system(run: Any, tmp_path: Path) -> None:
+    flags = ["--protocol", "judged", "--run-dir", str(tmp_path / "runs"), "--json"]
+    answer = json.loads(run(*flags).stdout)
+    assert (answer["comparison"]["protocol"], answer["comparison"]["window"]) == ("judged", None)
+    qrels = read_qrels(tmp_path / "qrels.tsv")
+    for name in ("bm25", "vector", "hybrid", "rerank"):
+        found = read_run(tmp_path / "runs" / f"{name}.run")
+        assert {query: set(products) for query, products in found.items()} == {
+            query: set(grades) for query, grades in qrels.items()
+        }
+        assert answer[name]["recall@100"] == 1
+    # No word of "settee" is in the sofa's title: BM25 finds nothing, and the only judged product comes last and first.
+    assert read_run(tmp_path / "runs" / "bm25.run")["en-2"] == ["sofa"]
+
+
+def test_the_judged_protocol_refuses_a_pool_that_the_first_stage_cannot_reach(
+    searcher: Searcher, node_settings: Settings, index: str
+) -> None:
+    pool = {"1": {f"P{at}": 1 for at in range(node_settings.search.depth + 1)}}
+    system = EvaluatedSystem("vector", "vector", rerank=False)
+    with pytest.raises(UsageError, match="Query '1' has 401 judged products, and the first stage reaches 400"):
+        run_system(searcher, index, [Query("1", "cup")], system, pool=pool)
+
+
+def test_an_outside_run_is_measured_beside_the_live_systems(run: Any, tmp_path: Path) -> None:
+    run("--systems", "bm25", "--run-dir", str(tmp_path / "runs"), "--json")
+    live = ["--systems", "bm25,vector", "--run", f"old={tmp_path / 'runs' / 'bm25.run'}"]
+    answer = json.loads(run(*live, "--baseline", "old", "--json").stdout)
+    assert list(answer) == ["bm25", "vector", "old", "comparison"]
+    assert answer["old"]["ndcg@10"] == answer["bm25"]["ndcg@10"]
+    assert answer["comparison"]["baseline"] == "old"
+    assert answer["comparison"]["differences"]["bm25"]["mean"] == 0
+    assert answer["comparison"]["warnings"] == ["old: no hit for 1 queries (en-2); they count 0"]
+    assert answer["bm25"]["latency_ms"]["p95"] >= answer["bm25"]["latency_ms"]["median"] > 0
+    assert "latency_ms" not in answer["old"]
+
+
+def test_the_page_shows_titles_from_the_index_beside_grades(run: Any, tmp_path: Path) -> None:
+    run("--systems", "bm25,vector,rerank", "--by", "length", "--html", str(tmp_path / "page.html"), "--json")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "不锈钢保温杯" in page
+    assert "spare lid for steel cup" in page
+    assert "ndcg@10 by length" in page
+    assert 'aria-label="grade 3"' in page
+
+
+def test_strata_have_intervals_and_other_gains_other_figures(run: Any) -> None:
+    flags = ["--systems", "bm25,vector", "--by", "language", "--by", "length", "--also-gains", "exponential", "--json"]
+    comparison = json.loads(run(*flags).stdout)["comparison"]
+    assert list(comparison["by"]) == ["language", "length"]
+    other = "bm25" if comparison["baseline"] == "vector" else "vector"
+    found = comparison["by"]["language"]["en"][other]["difference"]
+    assert found["low"] <= found["mean"] <= found["high"]
+    assert comparison["also_gains"]["exponential"]["means"].keys() == {"bm25", "vector"}
+    assert 0 <= comparison["differences"][other]["both_halves"] <= 1

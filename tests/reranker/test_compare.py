@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -189,3 +190,54 @@ def test_wrong_input_is_told_before_the_cluster_is_asked(
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
     flags = ["--index", "shop", "--queries", str(tmp_path / "q.tsv"), "--qrels", str(tmp_path / "r.tsv")]
     assert CliRunner().invoke(command.evaluate, flags).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--index is missing"),
+        (["--systems", ""], "There is nothing to evaluate"),
+        (["--systems", "", "--run", "old"], "is no NAME=FILE"),
+        (["--systems", "", "--run", "a/b=x.run"], "is no NAME=FILE"),
+        (["--systems", "", "--run", "old=absent.run"], "there is no file 'absent.run'"),
+        (["--index", "shop", "--run", "bm25=x.run"], "the name 'bm25' is taken"),
+        (["--systems", "", "--run", "comparison=x.run"], "the name 'comparison' is taken"),
+        (["--index", "shop", "--baseline", "old"], "--baseline old is no system of this evaluation"),
+        (["--index", "shop", "--also-gains", "3=1"], "Cannot read the gain '3=1'"),
+        (["--index", "shop", "--protocol", "judged", "--window", "9"], "--window has no place in --protocol judged"),
+        (["--systems", "", "--run", "old={run}", "--unseen"], "without live systems there is none"),
+        (["--systems", "", "--run", "old={run}", "--html", "no/such/p.html"], "there is no folder"),
+        (["--systems", "", "--run", "old={run}", "--by", "tongue"], "The queries have no column 'tongue'"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_told(outside: list[str], tmp_path: Path, flags: list[str], said: str) -> None:
+    flags = [flag.format(run=tmp_path / "x.run") for flag in flags]
+    result = CliRunner().invoke(command.evaluate, outside + flags, standalone_mode=False)
+    assert isinstance(result.exception, UsageError)
+    assert said in str(result.exception)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> list[str]:
+    (tmp_path / "q.tsv").write_text("query_id\tquery\n1\tcup\n2\t保温杯\n", "utf-8")
+    (tmp_path / "r.tsv").write_text("1 0 E 3\n1 0 X 0\n2 0 E 3\n", "utf-8")
+    (tmp_path / "x.run").write_text("1 Q0 P 1 3 x\n1 Q0 X 2 2 x\n1 Q0 E 3 1 x\n2 Q0 E 1 1 x\n", "utf-8")
+    (tmp_path / "y.run").write_text("1 Q0 E 1 1 y\n2 Q0 E 1 1 y\n", "utf-8")
+    return ["--queries", str(tmp_path / "q.tsv"), "--qrels", str(tmp_path / "r.tsv")]
+
+
+def test_outside_runs_need_no_cluster_and_both_protocols_are_named(outside: list[str], tmp_path: Path) -> None:
+    runs = ["--systems", "", "--run", f"x={tmp_path / 'x.run'}", "--run", f"y={tmp_path / 'y.run'}"]
+    runner = CliRunner(env={"OPENSEARCH_URL": "http://127.0.0.1:9"})
+    full, pool = (
+        json.loads(runner.invoke(command.evaluate, outside + runs + flags + ["--json"]).stdout)
+        for flags in ([], ["--protocol", "judged"])
+    )
+    assert (full["comparison"]["protocol"], pool["comparison"]["protocol"]) == ("full", "judged")
+    # Rank 3 in the catalogue, rank 2 among the judged.
+    assert (full["x"]["mrr"], pool["x"]["mrr"]) == (pytest.approx((1 / 3 + 1) / 2, abs=1e-6), (1 / 2 + 1) / 2)
+    assert full["comparison"]["baseline"] == "x"
+    assert full["comparison"]["runs"] == {"x": str(tmp_path / "x.run"), "y": str(tmp_path / "y.run")}
+    shown = runner.invoke(command.evaluate, [*outside, *runs, "--protocol", "judged"]).stdout
+    assert "2 queries · protocol judged" in shown
+    assert "milliseconds" not in shown

@@ -255,9 +255,11 @@ def _grade(collection: Collection, pairs: dict[str, dict[str, _Pair]], options: 
     looks = np.array([_looks(pair, theta) for _, _, pair in enough])
     actions = np.array([_actions(pair, options) for _, _, pair in enough])
     values = attractiveness(actions, looks, options.prior)
-    for (key, product, _), value, looked in zip(enough, values, looks, strict=True):
+    for (key, product, _), value, looked, acted in zip(enough, values, looks, actions, strict=True):
         confidence = round(float(looked / (looked + _HALF)), 4)
-        collection.add(key, product, Evidence(CLICKS, options.grade(float(value)), confidence, _PAIRS))
+        # What nobody ever touched is no positive, however well the prior thinks of it.
+        grade = options.grade(float(value)) if acted else 0
+        collection.add(key, product, Evidence(CLICKS, grade, confidence, _PAIRS))
     summary.graded = len(enough)
 
 

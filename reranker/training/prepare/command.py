@@ -78,7 +78,7 @@ def prepare(
     read.
     """
     from reranker.training.prepare import clicks as clicked
-    from reranker.training.prepare import job, report
+    from reranker.training.prepare import job, render
 
     if len(queries) != len(qrels):
         raise UsageError("Give --queries and --qrels the same number of times, one of each for a set of judgments.")
@@ -106,7 +106,7 @@ def prepare(
     if as_json:
         emit_json(msgspec.to_builtins(made))
     else:
-        terminal.print(Text(report.as_text(made)), soft_wrap=True)
+        terminal.print(Text(render.as_text(made)), soft_wrap=True)
         err.print(Text(f"Written to {folder}."))
 
 
@@ -125,7 +125,7 @@ def check(queries: tuple[Path, ...], qrels: tuple[Path, ...], similarity: float,
       shelfrank train check --queries queries.tsv --qrels qrels.tsv
     """
     from reranker.training.prepare import job
-    from reranker.training.prepare.report import leak_line
+    from reranker.training.prepare.render import leak_line
 
     found = job.check(queries, qrels, similarity)
     if as_json:

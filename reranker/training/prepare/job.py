@@ -11,7 +11,7 @@ import msgspec
 
 from indexer.errors import InputError
 from reranker.evaluation.judgments import read_qrels, read_queries
-from reranker.training.prepare import clicks, leakage, purchases, report
+from reranker.training.prepare import clicks, leakage, purchases, render, report
 from reranker.training.prepare.collection import Collection, Entry, Judgment, query_key
 from reranker.training.prepare.ledger import Ledger
 from reranker.training.prepare.split import assign, check_shares
@@ -84,7 +84,7 @@ def prepare(
     made.next = report.outlook(made.parts)
     _write(out, entries, judged, splits)
     (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
-    (out / "report.txt").write_text(report.as_text(made), "utf-8")
+    (out / "report.txt").write_text(render.as_text(made), "utf-8")
     return made
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from reranker.evaluation.judgments import MAX_QUERIES
 from reranker.training.prepare import clicks
@@ -25,7 +20,6 @@ RARE = 0.01  # share of the judgments below which a grade is hardly learned
 FEW_QUERIES = 50
 EXACT = 3
 _SPREAD = 0.2  # usual standard deviation, over queries, of a difference in nDCG@10
-_LISTED = 20
 
 
 class Part(msgspec.Struct):
@@ -94,28 +88,9 @@ def _counts(values: object) -> dict[str, int]:
 
 def warnings(report: Report, largest_group: int) -> list[str]:
     """What may go wrong with these data, in sentences."""
-    told = []
-    whole = report.parts["all"]
-    if whole.queries < FEW_QUERIES:
-        told.append(f"There are {whole.queries} queries; with fewer than {FEW_QUERIES} no figure will be certain.")
-    if whole.queries > MAX_QUERIES:
-        told.append(f"There are more than {MAX_QUERIES:,} queries, which is more than `evaluate` reads; sample them.")
-    for grade, count in whole.grades.items():
-        if count < RARE * whole.judgments:
-            told.append(
-                f"Grade {grade} has {count} of {whole.judgments:,} judgments, below {RARE:.0%}: hardly learned."
-            )
-    for name in SPLITS:
-        part = report.parts.get(name)
-        if part is None:
-            told.append(f"The split {name} has no query.")
-        elif not part.grades.get(str(EXACT)):
-            told.append(f"The split {name} has no exact product (grade {EXACT}).")
-    if whole.one_grade:
-        told.append(
-            f"{whole.one_grade} of {whole.queries} queries have judgments of one grade only: they order nothing."
-        )
-    if largest_group > max(0.05 * whole.queries, 10):
+    told = _part_warnings(report.parts) if report.parts else ["There is no judgment: nothing to train a reranker on."]
+    whole = report.parts.get("all")
+    if whole and largest_group > max(0.05 * whole.queries, 10):
         told.append(f"{largest_group} near-identical queries hang together and fill one split; raise --similarity.")
     if report.merges.split_conflicts:
         told.append(
@@ -132,14 +107,40 @@ def warnings(report: Report, largest_group: int) -> list[str]:
     return told
 
 
+def _part_warnings(parts: Mapping[str, Part]) -> list[str]:
+    told = []
+    whole = parts["all"]
+    if whole.queries < FEW_QUERIES:
+        told.append(f"There are {whole.queries} queries; with fewer than {FEW_QUERIES} no figure will be certain.")
+    if whole.queries > MAX_QUERIES:
+        told.append(f"There are more than {MAX_QUERIES:,} queries, which is more than `evaluate` reads; sample them.")
+    for grade in range(max(map(int, whole.grades)), -1, -1):
+        count = whole.grades.get(str(grade), 0)
+        if count < RARE * whole.judgments:
+            told.append(
+                f"Grade {grade} has {count} of {whole.judgments:,} judgments, below {RARE:.0%}: hardly learned."
+            )
+    for name in SPLITS:
+        part = parts.get(name)
+        if part is None:
+            told.append(f"The split {name} has no query.")
+        elif not part.grades.get(str(EXACT)):
+            told.append(f"The split {name} has no exact product (grade {EXACT}).")
+    if whole.one_grade:
+        told.append(
+            f"{whole.one_grade} of {whole.queries} queries have judgments of one grade only: they order nothing."
+        )
+    return told
+
+
 def _click_warnings(summary: clicks.Summary | None) -> list[str]:
     if summary is None:
         return []
     told = []
     if summary.curve and not summary.curve.estimated:
         told.append(
-            f"How far shoppers look cannot be told from these clicks (at least {MIN_CLICKS} are needed, and products that "
-            f"move between positions; {summary.curve.linked:.1%} of the impressions are of such): 1 / position is assumed."
+            f"How far shoppers look cannot be told from these clicks, and 1 / position is assumed. It takes {MIN_CLICKS} "
+            f"clicks, and products seen at several positions ({summary.curve.linked:.1%} of the impressions)."
         )
     lists = [name for name, shown in summary.shown_by.items() if shown == "result lists"]
     nothing = [name for name, shown in summary.shown_by.items() if shown == "nothing"]
@@ -179,87 +180,3 @@ def outlook(parts: Mapping[str, Part]) -> list[str]:
         )
     told.append("Next: shelfrank train reranker --index INDEX --queries queries.tsv --qrels qrels.tsv --out RUN")
     return told
-
-
-def as_text(report: Report) -> str:
-    """`report.txt`, for people."""
-    page = Console(file=io.StringIO(), width=110, color_system=None, force_terminal=False)
-    page.print(_parts_table(report.parts))
-    page.print(_rows_table(report.rows))
-    merges = report.merges
-    page.print(
-        f"Merged: {merges.same_text} queries of the same text; of pairs judged more than once {merges.agreeing} "
-        f"agreed, {merges.conflicts} did not and took the lower median, {merges.overruled} overruled by a better source."
-    )
-    by = ", ".join(f"{count:,} from {source}" for source, count in report.judgments_by_source.items())
-    page.print(f"Judgments: {by}.")
-    if report.clicks and report.clicks.curve:
-        curve = report.clicks.curve
-        shown = " ".join(f"{value:.2f}" for value in curve.theta[:10])
-        page.print(f"Looked at, by position ({'estimated' if curve.estimated else 'assumed'}): {shown}")
-    if report.unjudged_share is not None:
-        page.print(f"Products: {report.products:,}, of which {report.unjudged_share:.1%} have no judgment.")
-    if report.leaks:
-        what = "moved to one split" if report.leaks_fixed else "still there"
-        page.print(f"\nNear-identical queries in different splits: {len(report.leaks)} pairs, {what}.")
-        for leak in report.leaks[:_LISTED]:
-            page.print(Text(f"  {leak_line(leak)}"))
-        if len(report.leaks) > _LISTED:
-            page.print(f"  and {len(report.leaks) - _LISTED} more in report.json")
-    for title, lines in (("Warnings", report.warnings), ("What follows", report.next)):
-        if lines:
-            page.print(f"\n{title}")
-            for line in lines:
-                page.print(Text(f"  - {line}"))
-    assert isinstance(page.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in page.file.getvalue().strip("\n").splitlines()) + "\n"
-
-
-def leak_line(leak: Leak) -> str:
-    how = f"similarity {leak.similarity:.2f}" if leak.kind == "query" else "the same relevant products"
-    return (
-        f"{leak.first!r} ({leak.first_id}, {leak.first_split}) and {leak.second!r} ({leak.second_id}, "
-        f"{leak.second_split}): {how}"
-    )
-
-
-def _parts_table(parts: Mapping[str, Part]) -> Table:
-    table = Table(title="Splits", title_justify="left", box=SIMPLE)
-    table.add_column("")
-    for name in parts:
-        table.add_column(name, justify="right")
-    grades = sorted({int(grade) for part in parts.values() for grade in part.grades}, reverse=True)
-    languages = list(parts["all"].languages)
-    rows = {
-        "queries": [f"{part.queries:,}" for part in parts.values()],
-        "judgments": [f"{part.judgments:,}" for part in parts.values()],
-        **{
-            f"  grade {grade}": [f"{part.grades.get(str(grade), 0) / part.judgments:.1%}" for part in parts.values()]
-            for grade in grades
-        },
-        "judgments a query": [_shown(part.per_query) for part in parts.values()],
-        "characters a query": [_shown(part.characters) for part in parts.values()],
-        **{f"  in {each}": [str(part.languages.get(each, 0)) for part in parts.values()] for each in languages},
-        "of one grade only": [str(part.one_grade) for part in parts.values()],
-    }
-    for name, cells in rows.items():
-        table.add_row(Text(name), *cells)
-    table.caption = "a query: minimum, median, maximum"
-    table.caption_justify = "left"
-    return table
-
-
-def _rows_table(rows: Mapping[str, Count]) -> Table:
-    table = Table(title="Rows", title_justify="left", box=SIMPLE)
-    table.add_column("", overflow="fold")
-    for name in ("read", "used", "merged", "rejected"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, count in rows.items():
-        table.add_row(Text(name), *(f"{value:,}" for value in (count.read, count.used, count.merged, count.rejected)))
-        for reason, times in sorted(count.reasons.items(), key=lambda item: -item[1])[:5]:
-            table.add_row(Text(f"  {reason}"), "", "", "", f"{times:,}")
-    return table
-
-
-def _shown(values: tuple[int, float, int]) -> str:
-    return f"{values[0]} {values[1]:g} {values[2]}"

@@ -28,6 +28,12 @@ def test_the_file_can_be_named_in_the_environment(tmp_path: Path) -> None:
     assert settings.load(environ={"SHELFRANK_CONFIG": str(file)}).node.port == 9201
 
 
+def test_the_model_registry_can_be_moved(tmp_path: Path) -> None:
+    file = written(tmp_path, '[models]\nhome = "/srv/模型"\n')
+    assert settings.load(file, environ={}).models.home == "/srv/模型"
+    assert settings.load(file, environ={"SHELFRANK_MODELS_HOME": "/srv/models"}).models.home == "/srv/models"
+
+
 def test_opensearch_variables_say_where_the_cluster_is() -> None:
     environ = {"OPENSEARCH_URL": "https://shop:9200", "OPENSEARCH_USER": "李", "OPENSEARCH_PASSWORD": "密码"}
     cluster = settings.load(environ=environ).cluster

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -17,6 +20,7 @@ from reranker.training.prepare import job
 from reranker.training.prepare.collection import SPLITS, Entry, query_key
 from reranker.training.prepare.command import check, prepare
 from reranker.training.prepare.leakage import Alike, grams, groups, same_answers, similar
+from reranker.training.prepare.ledger import LISTED, Ledger
 from reranker.training.prepare.report import Report
 from reranker.training.prepare.split import assign
 
@@ -113,8 +117,9 @@ def test_what_cannot_be_used_is_written_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_queries_with_quotes_come_back_as_they_were(tmp_path: Path) -> None:
-    files = judged(tmp_path, ['a|24" monitor|', 'b|"""quoted"""|', 'c|"plain"|'], ["a|A|3", "b|B|3", "c|C|3"])
+    files = judged(tmp_path, ['a|24" monitor|', 'b|"plain"|', 'c|"""5"""" x 6"""|'], ["a|A|3", "b|B|3", "c|C|3"])
     before = [query.text for query in read_queries(files[0])]
+    assert before == ['24" monitor', '"plain"', '"5"" x 6""']
     job.prepare(tmp_path / "out", [files])
     assert [query.text for query in read_queries(tmp_path / "out/queries.tsv")] == before
 
@@ -157,12 +162,13 @@ def test_a_split_that_the_file_gives_stays(tmp_path: Path) -> None:
 
 def test_every_language_is_shared_out_as_asked() -> None:
     there = entries(*(f"word{chr(97 + at) * 9}" for at in range(40)), *(chr(0x4E00 + at) for at in range(20)))
-    splits = assign(there, [[key] for key in there], dev=0.15, test=0.2, seed=13)
-    for language, size in (("en", 40), ("zh", 20)):
-        mine = [splits[key] for key, entry in there.items() if entry.language == language]
-        assert len(mine) == size
-        assert abs(mine.count("test") - 0.2 * size) <= 1
-        assert abs(mine.count("dev") - 0.15 * size) <= 1
+    for seed in range(10):
+        splits = assign(there, [[key] for key in there], dev=0.15, test=0.2, seed=seed)
+        for language, size in (("en", 40), ("zh", 20)):
+            mine = [splits[key] for key, entry in there.items() if entry.language == language]
+            assert len(mine) == size
+            assert abs(mine.count("test") - 0.2 * size) <= 1
+            assert abs(mine.count("dev") - 0.15 * size) <= 1
 
 
 def test_the_seed_and_not_the_order_of_files_decides_splits() -> None:
@@ -363,3 +369,38 @@ def test_an_unknown_split_is_refused_by_name(tmp_path: Path) -> None:
     files = judged(tmp_path, ["a|red shoe|validation"], ["a|A|3"])
     with pytest.raises(InputError, match=r"'a' has the split 'validation'.*train, dev, test"):
         job.prepare(tmp_path / "out", [files])
+
+
+def test_rejected_rows_beyond_a_limit_are_counted_in_one_line(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "rejected.jsonl") as ledger:
+        ledger.read("here", LISTED + 5)
+        for at in range(LISTED + 5):
+            ledger.rejected("here", at, "bad", "x" * 1000)
+    rows = rejected(tmp_path)
+    assert len(rows) == LISTED + 1
+    assert rows[-1] == {"place": "here", "reason": "bad", "more": 5}
+    assert rows[0]["value"] == "x" * 200
+    assert ledger.places["here"].balanced
+
+
+def test_the_commands_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("queries.tsv", "qrels.tsv"):
+        shutil.copy(SHOP / name, tmp_path / name)
+    write(
+        tmp_path / "catalog.csv",
+        "product_id",
+        *{product for pairs in read_qrels(SHOP / "qrels.tsv").values() for product in pairs},
+    )
+    write(tmp_path / "ubi_queries.ndjson", '{"query_id": "1", "user_query": "保温杯"}')
+    write(tmp_path / "ubi_events.ndjson", '{"query_id": "1", "action_name": "search"}')
+    write(tmp_path / "orders.csv", "query,product_id,quantity", "保温杯,BOT-01-1,1")
+    page = (Path(__file__).parents[2] / "docs/judgments.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    assert len(commands) >= 2
+    for line in commands:
+        _, group, name, *arguments = shlex.split(line)
+        assert group == "train"
+        done = CliRunner().invoke({"prepare": prepare, "check": check}[name], arguments)
+        assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def read_product_ids(path: Path) -> set[str]:
                         ids.add(_product_id(msgspec.json.decode(line, type=dict[str, object])))
             else:
                 ids.update(map(_product_id, csv.DictReader(file, delimiter="\t" if ".tsv" in path.name else ",")))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, msgspec.DecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error, msgspec.DecodeError) as error:
         raise InputError(f"{path} cannot be read as products: {error}. It must be JSON lines, CSV or TSV.") from error
     ids.discard("")
     if not ids:

@@ -63,7 +63,7 @@ def grams(text: str) -> frozenset[str]:
         elif token not in _JOINING:
             padded = f"_{_singular(token)}_"
             found.update(padded[at : at + 3] for at in range(len(padded) - 2))
-    return frozenset(found or {key})
+    return frozenset(found or {f"={key}"})
 
 
 def similar(keys: Sequence[str], threshold: float = SIMILARITY) -> list[Alike]:

@@ -7,6 +7,8 @@ import gzip
 import io
 import itertools
 import math
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,10 +68,13 @@ def add_purchases(collection: Collection, path: Path) -> Summary:
             ledger.rejected(counted, number, f"{len(row)} columns and not {len(names)}", row)
             continue
         product = row[product_at].strip()
+        whole = not re.search(r"[\t\r\n]", product)  # as it must be in pairs.tsv
         query = " ".join(row[query_at].split()) if query_at >= 0 else ""
         basket = row[basket_at].strip() if basket_at >= 0 else ""
-        if not product or not (query or basket):
-            ledger.rejected(counted, number, "product_id is empty, or both query and basket are", row)
+        if not product or not whole or not (query or basket):
+            ledger.rejected(
+                counted, number, "product_id is empty or holds a tab, or query and basket are both empty", row
+            )
         elif quantity_at >= 0 and not _positive(row[quantity_at]):
             ledger.rejected(counted, number, "quantity is not above 0", row[quantity_at])
         elif query:
@@ -149,5 +154,5 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for row in reader:
                 if row:
                     yield reader.line_num + 1, row
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from error

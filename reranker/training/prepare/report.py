@@ -139,8 +139,8 @@ def _click_warnings(summary: clicks.Summary | None) -> list[str]:
     told = []
     if summary.curve and not summary.curve.estimated:
         told.append(
-            f"How far shoppers look cannot be told from these clicks, and 1 / position is assumed. It takes {MIN_CLICKS} "
-            f"clicks, and products seen at several positions ({summary.curve.linked:.1%} of the impressions)."
+            f"How far shoppers look cannot be told from these clicks, so 1 / position is assumed: it takes {MIN_CLICKS}"
+            f" clicks, and products seen at several positions ({summary.curve.linked:.1%} of the impressions)."
         )
     lists = [name for name, shown in summary.shown_by.items() if shown == "result lists"]
     nothing = [name for name, shown in summary.shown_by.items() if shown == "nothing"]

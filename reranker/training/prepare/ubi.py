@@ -6,6 +6,7 @@ Searches (`ubi_queries`) and events (`ubi_events`) are told apart by their field
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -70,7 +71,7 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
                     row = _row(line)
                     if row is not None:
                         yield number, row
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
 
 

@@ -119,7 +119,7 @@ def test_what_cannot_be_used_is_written_with_its_reason(tmp_path: Path) -> None:
 def test_queries_with_quotes_come_back_as_they_were(tmp_path: Path) -> None:
     files = judged(tmp_path, ['a|24" monitor|', 'b|"plain"|', 'c|"""5"""" x 6"""|'], ["a|A|3", "b|B|3", "c|C|3"])
     before = [query.text for query in read_queries(files[0])]
-    assert before == ['24" monitor', '"plain"', '"5"" x 6""']
+    assert before == ['24" monitor', '"plain"', '"5"" x 6"']
     job.prepare(tmp_path / "out", [files])
     assert [query.text for query in read_queries(tmp_path / "out/queries.tsv")] == before
 

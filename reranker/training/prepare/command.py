@@ -135,7 +135,7 @@ def check(queries: tuple[Path, ...], qrels: tuple[Path, ...], similarity: float,
             terminal.print(Text(leak_line(leak)), soft_wrap=True)
     if found:
         raise ShelfrankError(
-            f"Pairs of queries that leak between splits: {len(found)}. `shelfrank train prepare` moves the later of each."
+            f"Pairs of queries that leak: {len(found)}. `shelfrank train prepare` moves the later of each."
         )
     err.print("Nothing leaks between the splits.")
 

@@ -120,7 +120,7 @@ def evaluate(
         groups_by(column, queries)
     outside = {name: read_run(path) for name, path in files.items()}
     window = settings.search.window if window is None else window
-    about: dict[str, Any] = {"index": index, "window": window if protocol == "full" else None}
+    about: dict[str, Any] = {"index": index, "window": window if systems and protocol == "full" else None}
     runs, seen = [], []
     if systems:
         assert index is not None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import msgspec
+import numpy as np
 
 from reranker.evaluation.compare import HEADLINE, METRICS, Difference
 from reranker.evaluation.judgments import Query
@@ -34,8 +35,8 @@ def page(results: Results) -> str:
         _warnings(results),
         _systems(results),
         _differences(results),
-        _groups(results),
         _plots(results, shown),
+        _groups(results),
         _queries(results, shown),
     ]
     body = "".join(f"{part}\n" for part in parts if part)
@@ -99,8 +100,9 @@ def _systems(results: Results) -> str:
         if timed:
             cells += [f"{times['median']:.1f}", f"{times['p95']:.1f}"] if times else ["", ""]
         rows.append((label, plot, cells))
-    heads = ["", HEADLINE, "95 % interval", *METRICS[1:], *(["median ms", "95th % ms"] if timed else [])]
-    note = f"<p>Milliseconds a query: {escaped(LATENCY_NOTE)}</p>" if timed else ""
+    others = [metric.replace("precision", "p") for metric in METRICS[1:]]
+    heads = ["", HEADLINE, "95 % interval", *others, *(["ms", "ms, 95th"] if timed else [])]
+    note = f"<p>ms: median milliseconds a query, and the 95th percentile. {escaped(LATENCY_NOTE)}</p>" if timed else ""
     return f"<section><h2>Systems</h2>{_table('Means over the queries', ['system', *heads], rows)}{note}</section>"
 
 
@@ -140,11 +142,12 @@ def _groups(results: Results) -> str:
 def _group_rows(
     group: str, means: Mapping[str, Mapping[str, float]], differences: Mapping[str, Difference]
 ) -> list[tuple[str, str, list[str]]]:
-    rows = []
+    rows: list[tuple[str, str, list[str]]] = []
     for name, values in means.items():
         found = differences.get(name)
         change = [f"{found.mean:+.4f}", _ends(found)] if found else ["", ""]
-        rows.append((escaped(group), escaped(name), [f"{values[HEADLINE]:.4f}", *change]))
+        # The group's name stands once, beside all of its rows.
+        rows.append(("" if rows else escaped(group), escaped(name), [f"{values[HEADLINE]:.4f}", *change]))
     return rows
 
 
@@ -155,7 +158,9 @@ def _plots(results: Results, shown: Sequence[_Shown]) -> str:
         equal = len(shown) - each.better - each.worse
         said = f"{name} against {found.baseline}: {each.better} queries better, {each.worse} worse, {equal} equal"
         drawn = bars([Bar(one.query.text, one.differences[name], one.target) for one in shown], said)
-        figures.append(f"<figure><figcaption>{escaped(said)}</figcaption>{drawn}</figure>")
+        longest = max(abs(one.differences[name]) for one in shown)
+        caption = f"<figcaption>{escaped(said)}; the longest bar is {longest:.4f}</figcaption>"
+        figures.append(f"<figure>{caption}{drawn}</figure>")
     if not figures:
         return ""
     hint = "A bar is a query: up where the system wins, down where it loses. It leads to the query's results below."
@@ -229,13 +234,21 @@ def _move(places: int | None) -> str:
     return f'<span class="move {kind}" role="img" aria-label="{said}">{mark}{abs(places)}</span>'
 
 
-def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]) -> str:
-    """Rows of (label, second cell, plain cells); the first two are HTML already, and the first names the row."""
+def _table(title: str, heads: Sequence[str], rows: Sequence[tuple[str, str, Sequence[str]]]) -> str:
+    """Rows of (label, second cell, plain cells); the first two are HTML already.
+
+    The label names its row, and the rows after it whose label is empty.
+    """
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in heads)
+    starts = [at for at, row in enumerate(rows) if row[0]]
+    spans = dict(zip(starts, np.diff([*starts, len(rows)]), strict=True))
     body = ""
-    for label, second, cells in rows:
+    for at, (label, second, cells) in enumerate(rows):
+        first = (
+            f'<th scope="{"row" if spans[at] == 1 else "rowgroup"}" rowspan="{spans[at]}">{label}</th>' if label else ""
+        )
         others = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
-        body += f'<tr><th scope="row">{label}</th><td>{second}</td>{others}</tr>'
+        body += f'<tr>{first}<td class="second">{second}</td>{others}</tr>'
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(title)}"><table>'
         f"<caption>{escaped(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

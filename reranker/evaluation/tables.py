@@ -15,17 +15,17 @@ from reranker.evaluation.runs import Run
 from reranker.evaluation.strata import Stratum
 
 
-def all_tables(results: Results, title: str) -> list[Table]:
+def all_tables(results: Results, title: str) -> list[Table | Text]:
     """Means, differences, other gains, strata and latency, as far as there is something to show."""
     found = results.comparison
-    shown = [table(results.runs, found, title)]
+    shown: list[Table | Text] = [table(results.runs, found, title)]
     if found.differences:
         shown.append(difference_table(found))
     if results.other_gains:
         shown.append(gains_table(results.other_gains))
     shown += [stratum_table(column, groups, found.baseline) for column, groups in results.strata.items()]
     if any(run.took_ms for run in results.runs):
-        shown.append(latency_table(results.runs))
+        shown += [latency_table(results.runs), Text(LATENCY_NOTE)]
     return shown
 
 
@@ -72,7 +72,6 @@ def latency_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         if found := latency(run):
             shown.add_row(Text(run.system.name), f"{found['median']:.1f}", f"{found['p95']:.1f}")
-    shown.caption = LATENCY_NOTE
     return shown
 
 
@@ -94,6 +93,7 @@ _Rows = Iterable[tuple[str, Mapping[str, Mapping[str, float]], Mapping[str, Diff
 
 def _grouped(title: str, first: str, rows: _Rows) -> Table:
     shown = _table(title, first, "system", HEADLINE, "difference", "95 % interval")
+    shown.columns[1].justify = "left"
     for group, means, differences, count in rows:
         for at, (name, values) in enumerate(means.items()):
             found = differences.get(name)

@@ -237,6 +237,7 @@ def test_outside_runs_need_no_cluster_and_both_protocols_are_named(outside: list
     # Rank 3 in the catalogue, rank 2 among the judged.
     assert (full["x"]["mrr"], pool["x"]["mrr"]) == (pytest.approx((1 / 3 + 1) / 2, abs=1e-6), (1 / 2 + 1) / 2)
     assert full["comparison"]["baseline"] == "x"
+    assert full["comparison"]["window"] is None
     assert full["comparison"]["runs"] == {"x": str(tmp_path / "x.run"), "y": str(tmp_path / "y.run")}
     shown = runner.invoke(command.evaluate, [*outside, *runs, "--protocol", "judged"]).stdout
     assert "2 queries · protocol judged" in shown

@@ -58,7 +58,8 @@ def list_command(kind: Kind | None, as_json: bool) -> None:
     registry = Registry(settings.models.home)
     found = [entry for each in _kinds(kind) for entry in registry.entries(each)]
     if as_json:
-        emit_json({"home": registry.home, "bundles": [_entry_json(entry) for entry in found]})
+        faults = [fault for each in _kinds(kind) for fault in registry.faults(each)]
+        emit_json({"home": registry.home, "bundles": [_entry_json(entry) for entry in found], "faults": faults})
         return
     table = Table("", "kind", box=SIMPLE_HEAD)
     # Ids are there to be copied, so they are never cut.
@@ -74,7 +75,7 @@ def list_command(kind: Kind | None, as_json: bool) -> None:
         table.add_row(mark, entry.kind, Text(entry.id), entry.origin, size, *map(Text, words[:2]), measured)
     out.print(table)
     for each in _kinds(kind):
-        _tell(overridden(settings, each))
+        _tell([*registry.faults(each), *overridden(settings, each)])
 
 
 @models.command(context_settings=_HELP)

@@ -45,6 +45,11 @@ def read(home: str | Path, kind: str) -> Current | None:
         found = msgspec.json.decode(file.read_bytes(), type=Current)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise BundleError(
+            f"{file} may not be read by this user. Allow it, or name another folder in models.home "
+            "(SHELFRANK_MODELS_HOME)."
+        ) from error
     except (msgspec.DecodeError, OSError) as error:
         raise BundleError(
             f"{file} cannot be read: {error}. `shelfrank models rollback --kind {kind} --to ID` writes it again; "

@@ -69,7 +69,8 @@ def examine(folder: Path, kind: Kind, settings: Models) -> Report:
     except Exception as error:  # noqa: BLE001 - whatever keeps a model from loading is the finding
         checks.append(Check("loads", False, None, None, _reason(error)))
         return Report(bundle.id, kind, tuple(checks))
-    checks.append(Check("loads", True, None, None, f"on {model.session.provider}"))
+    fallback = f": {model.session.fallback_reason}" if model.session.fallback_reason else ""
+    checks.append(Check("loads", True, None, None, f"on {model.session.provider}{fallback}"))
     looks: list[tuple[str, Callable[[], Check]]] = [
         ("finite", lambda: finite(model)),
         ("permutation", lambda: permutation(model)),

@@ -54,14 +54,25 @@ class Registry:
         """What is current of a kind, None when nothing was ever promoted. Raises BundleError."""
         return read(self.home, kind)
 
+    def faults(self, kind: Kind) -> list[str]:
+        """Why what is current of a kind cannot be told; empty when it can."""
+        try:
+            self.current(kind)
+        except BundleError as error:
+            return [str(error)]
+        return []
+
     def entries(self, kind: Kind) -> list[Entry]:
-        """The bundle that ships, then the kept ones, newest first. Raises BundleError when `current` is unreadable."""
-        chosen = self.current(kind)
-        now = chosen.id if chosen else SHIPPED_ID
+        """The bundle that ships, then the kept ones, newest first; none is current where `current` is unreadable."""
+        try:
+            chosen = self.current(kind)
+            now = chosen.id if chosen else SHIPPED_ID
+        except BundleError:
+            now = ""  # the list is where to look for what to go back to, so it goes on
         kept = sorted(self._kept(kind), key=lambda folder: (-folder.stat().st_mtime, folder.name))
         found = [_entry(bundles.SHIPPED / kind, kind, "shipped", now == SHIPPED_ID)]
         found += [_entry(folder, kind, "registry", folder.name == now) for folder in kept]
-        if not any(each.current for each in found):
+        if now and not any(each.current for each in found):
             found.append(_entry(self.home / kind / now, kind, "registry", True))
         return found
 
@@ -120,10 +131,13 @@ class Registry:
             return self._write(kind, wanted, rest, Event("rolled back", wanted, _now()), before)
 
     def clean(self, kind: Kind, keep: int) -> list[str]:
-        """Remove all but the `keep` newest bundles beside the current one; returns the ids that went."""
+        """Remove all but the `keep` newest bundles beside the current one; returns the ids that went.
+
+        Raises BundleError when `current` is unreadable, as nothing says then what must stay.
+        """
         with self._locked(kind):
-            old = [each for each in self.entries(kind) if each.origin == "registry" and not each.current][keep:]
             before = self.current(kind)
+            old = [each for each in self.entries(kind) if each.origin == "registry" and not each.current][keep:]
             if before and old:
                 gone = {each.folder.name for each in old}
                 previous = tuple(each for each in before.previous if each not in gone)

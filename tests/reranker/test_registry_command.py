@@ -163,6 +163,22 @@ def test_the_list_shows_whole_ids_on_a_narrow_terminal(run: Run) -> None:
         assert bundles.load("", kind, "/nowhere").id in shown  # type: ignore[arg-type]
 
 
+def test_the_list_goes_on_where_current_cannot_be_read(run: Run, candidate: Bundle, home: Path) -> None:
+    run("promote", candidate.folder)
+    (home / "reranker" / "current").write_text("?", "utf-8")
+    answer = json.loads(run("list", "--json").stdout)
+    assert candidate.id in {each["id"] for each in answer["bundles"]}
+    assert "rollback --kind reranker --to ID" in answer["faults"][0]
+    assert "cannot be read" in " ".join(run("list").stderr.split())
+    assert run("rollback", "--to", candidate.id).exception is None
+    assert json.loads(run("list", "--json").stdout)["faults"] == []
+
+
+def test_a_fallback_is_told_where_it_was_allowed(run: Run) -> None:
+    environ = {"SHELFRANK_MODELS_PROVIDER": "cuda", "SHELFRANK_MODELS_ALLOW_FALLBACK": "true"}
+    assert "CUDAExecutionProvider is not in" in run("verify", "--kind", "reranker", "--json", **environ).stdout
+
+
 def test_clean_says_what_went(run: Run, candidate: Bundle) -> None:
     run("promote", candidate.folder)
     assert json.loads(run("clean", "--keep", "0", "--json").stdout)["removed"] == {"encoder": [], "reranker": []}

@@ -146,6 +146,10 @@ def test_a_current_file_that_cannot_be_read_stops_searches_and_can_be_written_ag
     (registry.home / "reranker" / "current").write_text('{"id": ', "utf-8")
     with pytest.raises(BundleError, match=r"current cannot be read: .*rollback --kind reranker --to ID"):
         used(registry)
+    assert [(entry.id, entry.current) for entry in registry.entries("reranker")][1:] == [(made[0].id, False)]
+    assert "cannot be read" in registry.faults("reranker")[0]
+    with pytest.raises(BundleError, match="cannot be read"):
+        registry.clean("reranker", keep=0)
     registry.rollback("reranker", made[0].id)
     assert used(registry).id == made[0].id
     assert (registry.home / "reranker" / "current.broken").read_text("utf-8") == '{"id": '
@@ -255,6 +259,9 @@ def test_a_home_that_cannot_be_written_serves_and_is_told(made: list[Bundle], tm
             assert bundles.load("", "reranker", home).id == made[0].id
             with pytest.raises(BundleError, match=r"cannot be written: Permission denied.*SHELFRANK_MODELS_HOME"):
                 Registry(home).rollback("reranker")
+        home.chmod(0)
+        with nobody(), pytest.raises(BundleError, match=r"may not be read by this user.*SHELFRANK_MODELS_HOME"):
+            bundles.load("", "reranker", home)
     finally:
         for folder in (home, home / "reranker"):
             folder.chmod(0o755)

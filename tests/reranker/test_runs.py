@@ -69,7 +69,7 @@ def test_swapped_gains_swap_the_winner_and_keep_the_baseline() -> None:
     # `a` puts the substitute first, `b` the complement.
     qrels = {"1": {"S": 2, "C": 1}}
     runs = [
-        outside_run(name, {"1": ranking}, QUERIES[:1], qrels)
+        Run(System(name, "bm25", rerank=False), {"1": ranking})
         for name, ranking in (("a", ["S", "C"]), ("b", ["C", "S"]))
     ]
     swapped = "3:1,2:0.01,1:0.1,0:0"

@@ -51,6 +51,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, str]  # file name -> sha256
     dimension: int = 0  # encoders: length of a vector
     blend: float = 1.0  # rerankers: weight of the rerank score that was chosen on the dev split
+    weights: dict[str, float] = {}  # rerankers: weight of each score and signal in the final score; empty: the blend
     gains: dict[str, float] = {}  # rerankers: grade -> gain it was trained with
     quality: dict[str, Any] = {}
     training: dict[str, Any] = {}

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from reranker.blend import blended, weighed
 from reranker.scoring import CrossEncoder
 from reranker.text import unpack_ids
 
@@ -59,9 +59,10 @@ def rescore(
     blend: float | None = None,
     deadline: float = float("inf"),
 ) -> Outcome:
-    """Order the window by `blend` x rerank + (1 - blend) x first stage, each min-max normalised over the window.
+    """Order the window by the weights that the bundle carries for both scores and the signals of `reranker.signals`.
 
-    `blend` None takes the weight the bundle was measured with; `deadline` is a reading of `time.monotonic()`. Ties
+    A `blend` that is given, or a bundle without such weights, orders by `blend` x rerank + (1 - blend) x first stage,
+    each min-max normalised over the window; `deadline` is a reading of `time.monotonic()`. Ties
     keep first-stage order. When anything keeps rescoring from finishing, the whole window keeps its first-stage
     order and its first-stage scores: two scales are never mixed. Never raises for a fault of the model.
     """
@@ -82,9 +83,13 @@ def rescore(
     if len(bad):
         reason = f"the score of hit {window[int(bad[0])].id} is not a finite number"
         return _untouched(window, "error", reason, reranker, scores.scored)
-    weight = reranker.bundle.description.blend if blend is None else blend
+    card = reranker.bundle.description
+    weight = card.blend if blend is None else blend
     first = np.array([hit.first_stage for hit in window])
-    final = blended(scores.values, first, weight)
+    if blend is None and card.weights:
+        final = weighed(query, [hit.fields for hit in window], first, scores.values, card.weights)
+    else:
+        final = blended(scores.values, first, weight)
     order = np.argsort(-final, kind="stable")
     return Outcome(
         status="applied",
@@ -113,17 +118,6 @@ def stored_tokens(fields: Mapping[str, Any], reranker: CrossEncoder) -> list[int
 def remaining_until(deadline_ms: float | None) -> float:
     """A reading of `time.monotonic()` that many milliseconds from now; None is never."""
     return float("inf") if deadline_ms is None else time.monotonic() + deadline_ms / 1000
-
-
-def blended(rerank: NDArray[np.float64], first: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-    """Final scores 0 to 1 of a window: both scores float64 [n], n > 0, `weight` that of the reranker."""
-    return np.round(weight * unit(rerank) + (1 - weight) * unit(first), 6)
-
-
-def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Min-max normalised to 0 to 1; values that are all alike become 0.5. float64 [n] with n > 0."""
-    low, high = values.min(), values.max()
-    return np.full_like(values, 0.5) if high == low else (values - low) / (high - low)
 
 
 def _untouched(

@@ -22,7 +22,6 @@ from reranker import fusion
 from reranker.encoder import Encoder
 
 MODES = ("bm25", "vector", "hybrid")
-TEXT_FIELDS = ("title^3", "brand.text^2", "color.text", "category_path.text", "bullets", "description^0.5")
 _MAX_CHARACTERS = 1000
 _MAX_WORDS = 48  # with a clause for each field this stays below the server's limit of 1,024
 _WORD = re.compile(r"[㐀-鿿]|[^\s㐀-鿿]+")
@@ -116,8 +115,11 @@ class Retriever:
         if not query:
             body = _plain({"bool": {"must": [{"match_all": {}}], "filter": clauses}}, start, count, source)
             return self._search(index, body, preference)
+        words = text_query(query, clauses, self.settings.text_fields)
         if mode == "bm25":
-            return self._search(index, _plain(text_query(query, clauses), start, count, source), preference)
+            return self._search(
+                index, _plain(text_query(query, clauses, self.settings.text_fields), start, count, source), preference
+            )
         if vector is None:
             raise UsageError(f"Mode {mode} needs an encoder; load one or use --mode bm25.")
         if not self.capabilities.knn:
@@ -130,9 +132,9 @@ class Retriever:
         if mode == "vector":
             return self._limited(self._search(index, _plain(nearest, start, count, source), preference))
         if self.capabilities.neural_search:
-            body = self._hybrid(text_query(query, clauses), nearest, start, count, source)
+            body = self._hybrid(words, nearest, start, count, source)
             return self._limited(self._search(index, body, preference))
-        found = self._fused(index, text_query(query, clauses), nearest, source, preference)
+        found = self._fused(index, words, nearest, source, preference)
         return self._limited(Retrieved(found.hits[start : start + count], found.total))
 
     def _hybrid(
@@ -203,9 +205,11 @@ def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[s
     return {"query": query, "from": start, "size": count, "sort": order, "track_scores": True, "_source": source}
 
 
-def text_query(text: str, clauses: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """BM25 over the product's text fields; every field that matches adds its score."""
-    match = {"multi_match": {"query": text, "type": "most_fields", "fields": list(TEXT_FIELDS)}}
+def text_query(text: str, clauses: Sequence[dict[str, Any]], fields: str) -> dict[str, Any]:
+    """BM25 over fields such as "title^3,bullets"; every field that matches adds its score."""
+    match = {
+        "multi_match": {"query": text, "type": "most_fields", "fields": [field.strip() for field in fields.split(",")]}
+    }
     return {"bool": {"must": [match], "filter": list(clauses)}}
 
 

@@ -11,6 +11,7 @@ import msgspec
 from indexer import client as clusters
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Settings
+from reranker import signals
 from reranker.encoder import Encoder
 from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, remaining_until, rescore
 from reranker.retrieval import Filters, Hit, Retriever, bounded
@@ -133,6 +134,7 @@ class Searcher:
         needed = [TOKENS_FIELD, TOKENS_NAME_FIELD]
         if self.reranker:
             needed += [field.name for field in self.reranker.bundle.description.recipe.fields]
+            needed += signals.FIELDS if self.reranker.bundle.description.weights else ()
         return {"includes": sorted({*fields, *needed}), "excludes": ["vector"]}
 
     def _rescore(self, text: str, hits: Sequence[Hit], rerank: bool, deadline: float) -> Outcome:

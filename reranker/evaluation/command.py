@@ -34,6 +34,7 @@ from reranker.evaluation.runs import (
 )
 from reranker.evaluation.strata import groups_by
 from reranker.evaluation.tables import all_tables, difference_table, seen_sentence, table
+from reranker.evaluation.tuning import Tuned, tuned_runs
 from reranker.search import Searcher
 
 __all__ = ["difference_table", "evaluate", "run_all", "seen_sentence", "table"]
@@ -66,6 +67,7 @@ _RESERVED = ("comparison", "queries")  # keys of the JSON answer
 @click.option("--unseen", is_flag=True, help="Only queries that the reranker was not trained on.")
 @click.option("--by", multiple=True, help="Also show groups of queries: a column of theirs, language or length.")
 @click.option("--window", type=click.IntRange(0), help="Hits to rerank; default search.window.")
+@click.option("--folds", type=int, default=0, help="Also the first stage tuned on the other folds' queries.")
 @click.option("--per-query", type=_NEW_FILE, help="Write JSON lines, or .tsv.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Write a TREC run of each system.")
 @click.option("--html", type=_NEW_FILE, help="Write a page with plots and every query's results.")
@@ -86,6 +88,7 @@ def evaluate(
     unseen: bool,
     by: tuple[str, ...],
     window: int | None,
+    folds: int,
     per_query: Path | None,
     run_dir: Path | None,
     html: Path | None,
@@ -106,7 +109,7 @@ def evaluate(
     systems = parse_systems(systems_text, settings.search.mode) if systems_text.strip() else []
     options = Options(gains, min_grade, also_gains, by, baseline, seed, protocol)
     files = _run_files(run_texts, systems)
-    _check(options, systems, files, index, window, unseen)
+    _check(options, systems, files, index, window, unseen, folds)
     _check_parent("--per-query", per_query)
     _check_parent("--html", html)
     every = read_queries(queries_path)
@@ -131,7 +134,12 @@ def evaluate(
             queries, seen = [query for query in queries if query.id not in seen], []
             if not queries:
                 raise InputError("The reranker was trained on every one of these queries. Judge some new ones.")
-        runs = run_all(searcher, index, queries, systems, window, qrels if protocol == "judged" else None)
+        pool = qrels if protocol == "judged" else None
+        runs = run_all(searcher, index, queries, systems, window, pool)
+        if folds:
+            tuned = _tune(searcher, index, queries, qrels, gains, folds, seed, window, pool)
+            runs += tuned.runs
+            about |= {"folds": folds, "tuned_on_all": msgspec.to_builtins(tuned.chosen)}
     runs += [_outside(name, rankings, queries, qrels, protocol) for name, rankings in outside.items()]
     if files:
         about["runs"] = {name: str(path) for name, path in files.items()}
@@ -161,6 +169,23 @@ def run_all(
     return runs
 
 
+def _tune(
+    searcher: Searcher,
+    index: str,
+    queries: Sequence[Query],
+    qrels: Qrels,
+    gains: str,
+    folds: int,
+    seed: int,
+    window: int,
+    pool: Qrels | None,
+) -> Tuned:
+    with progress() as bar:
+        task = bar.add_task("tuned", total=len(queries) * (2 if searcher.reranker else 1))
+        advance = partial(bar.advance, task)
+        return tuned_runs(searcher, index, queries, qrels, parse_gains(gains), folds, seed, window, pool, advance)
+
+
 def _check(
     options: Options,
     systems: Sequence[System],
@@ -168,11 +193,16 @@ def _check(
     index: str | None,
     window: int | None,
     unseen: bool,
+    folds: int,
 ) -> None:
     """An evaluation takes minutes: say before it what cannot be meant."""
     for text in (options.gains, *options.also_gains):
         parse_gains(text)
     names = [*(system.name for system in systems), *files]
+    if folds and not any(system.mode != "bm25" for system in systems):
+        raise UsageError("--folds tunes the fusion of words and vectors: name vector, hybrid or rerank in --systems.")
+    if folds:
+        names += ["bm25-tuned", "min_max-tuned", "rrf-tuned", "fusion-tuned", "rerank-tuned"]
     if not names:
         raise UsageError("There is nothing to evaluate. Name --systems, or --run NAME=FILE.")
     if options.baseline and options.baseline not in names:

@@ -61,7 +61,8 @@ def judged_groups(
         judged = {product: gain for product, gain in gains.get(query_id, {}).items() if product in known}
         if not judged:
             continue
-        near = [product for product in first_stage(query) if product not in judged]
+        found = first_stage(query) if options.first_stage_negatives else []
+        near = [product for product in found if product not in judged]
         drawn = rng.choice(len(catalog), size=min(options.random_negatives, len(catalog)), replace=False)
         far = [catalog[at] for at in drawn if catalog[at] not in judged]
         negatives = list(dict.fromkeys(near[: options.first_stage_negatives] + far))

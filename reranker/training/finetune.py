@@ -32,6 +32,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: int = 0  # keep this many of the base's layers; 0 keeps all
     judged_rounds: int = 24  # lists drawn from every judged query
     list_size: int = 12
+    judged_share: float = 0.67  # of a list; the rest are negatives that nobody judged
     lists: int = 4
     learning_rate: float = 5e-5
     warmup: float = 0.06
@@ -57,17 +58,18 @@ def draw_lists(groups: Sequence[Group], options: Options) -> list[list[tuple[str
     lists = []
     for group in groups:
         rounds = options.judged_rounds if group.judged > 1 else 1
-        lists += [_draw(group, options.list_size, rng) for _ in range(rounds)]
+        lists += [_draw(group, options, rng) for _ in range(rounds)]
     order = rng.permutation(len(lists))
     return [lists[at] for at in order]
 
 
-def _draw(group: Group, size: int, rng: np.random.Generator) -> list[tuple[str, str, float]]:
-    """One of the best products, judged ones up to two thirds of the list, and the rest from all others."""
+def _draw(group: Group, options: Options, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+    """One of the best products, judged ones up to their share of the list, and the rest from all others."""
+    size = options.list_size
     judged = np.arange(group.judged)
     best = judged[np.asarray(group.targets[: group.judged]) >= max(group.targets)]
     first = [int(rng.choice(best))]
-    others = rng.permutation(np.setdiff1d(judged, first))[: size * 2 // 3 - 1]
+    others = rng.permutation(np.setdiff1d(judged, first))[: round(size * options.judged_share) - 1]
     negatives = group.judged + rng.permutation(len(group.products) - group.judged)
     chosen = [*first, *map(int, others), *map(int, negatives)][:size]
     return [(group.query, group.products[at], group.targets[at]) for at in chosen]
@@ -106,7 +108,7 @@ def finetune(
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     folder: Path | None = None,
 ) -> None:
-    """Train in place over all lists once in bfloat16, on CUDA where there is one.
+    """Train in place over all lists once, on CUDA where there is one; in bfloat16 where the processor multiplies it.
 
     With a `folder`, a run that was stopped goes on from its last checkpoint there, given the same lists and options.
     """
@@ -126,7 +128,7 @@ def finetune(
             group["lr"] = options.learning_rate * _rate(step, steps, options.warmup)
         chosen = lists[step * options.lists : (step + 1) * options.lists]
         rows = [row for part in chosen for row in part]
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
             logits = _logits(model, [paired(query, product) for query, product, _ in rows], layout.pad, device)
         targets = torch.tensor([target for _, _, target in rows], device=device)
         ends = np.cumsum([len(part) for part in chosen])
@@ -142,6 +144,14 @@ def finetune(
         if folder and (step + 1) % CHECKPOINT_STEPS == 0:
             checkpoint.store(folder, model, optimizer, step + 1, key)
         on_step(step + 1, steps, loss.item())
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is the faster one: a CPU without instructions for it is some 40 times slower with it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _logits(model: nn.Module, pairs: Sequence[Pair], pad: int, device: torch.device) -> Tensor:

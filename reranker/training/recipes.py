@@ -6,13 +6,13 @@ from reranker.text import Field, Recipe
 
 RERANKER = Recipe(
     fields=(
-        Field("title", "", 44),
-        Field("brand", "brand", 7),
-        Field("color", "color", 6),
-        Field("bullets", "features", 20),
+        Field("title", "", 40),
+        Field("brand", "brand", 6),
+        Field("color", "color", 5),
+        Field("bullets", "features", 16),
     ),
-    max_tokens=96,
-    max_query_tokens=24,
+    max_tokens=64,
+    max_query_tokens=20,
 )
 ENCODER = Recipe(
     fields=(

@@ -1,6 +1,6 @@
 """A whole training run: shop's index and judgments in, a measured reranker bundle out.
 
-Queries are split three ways by query, never by pair: the model learns from `train`, the blend weight is chosen on
+Queries are split three ways by query, never by pair: the model learns from `train`, the last mile is fitted on
 `dev`, and what is reported comes from `test`. With `refit` the bundle that ships is then trained on all queries but
 those of a shop's own test split, with the blend and the figures of its measured twin, and its card says so.
 """
@@ -19,16 +19,17 @@ from opensearchpy.helpers import scan
 
 from indexer.errors import InputError
 from indexer.settings import Models, Settings
+from reranker import signals
+from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, features
 from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of, write_description
 from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
-from reranker.evaluation.metrics import gains_of, ndcg
-from reranker.rescore import blended
+from reranker.evaluation.metrics import gains_of
 from reranker.retrieval import Retriever, bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
 from reranker.text import product_ids, query_ids
-from reranker.training import checkpoint, data, export, finetune
+from reranker.training import checkpoint, data, export, finetune, lastmile
 from reranker.training.recipes import RERANKER
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
@@ -95,6 +96,14 @@ class Shop(msgspec.Struct):
         return [(hit.id, 2 * float(hit.scores["first_stage"] or 0.0) - 1) for hit in page.hits]
 
 
+class LastMile(msgspec.Struct, frozen=True):
+    """How scores become the final order, and what came of it."""
+
+    blend: float
+    weights: dict[str, float]
+    report: dict[str, Any]
+
+
 Progress = Callable[[str, int, int, float], None]
 """Name of the phase, step, steps, loss."""
 
@@ -117,7 +126,8 @@ def open_shop(source: Source, settings: Settings) -> Shop:
 def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:
     """Train, export, measure on held-out queries, and refit on all when the plan says so."""
     measured = _fit(shops, base, plan, out / "measured", False, progress)
-    blend, quality = measure(shops, measured, plan)
+    last = measure(shops, measured, plan)
+    quality = last.report
     bundle = measured
     if plan.refit:
         bundle = _fit(shops, base, plan, out / "refit", True, progress)
@@ -126,7 +136,8 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
     seen = [query.text for shop in shops for query in shop.source.within((*shop.source.learned(plan.refit), "dev"))]
     description = msgspec.structs.replace(
         bundle.description,
-        blend=blend,
+        blend=last.blend,
+        weights=last.weights,
         quality={**bundle.description.quality, **quality},
         trained_on=tuple(sorted(fingerprint(query) for query in seen)),
     )
@@ -240,45 +251,65 @@ def parity(
     return float(differences.max()), float(np.ptp(expected))
 
 
-def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> tuple[float, dict[str, Any]]:
-    """Choose the blend on dev by mean nDCG@10 over all shops' queries; report it and the first stage on test."""
+def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
+    """Choose blend and weights on dev by mean nDCG@10 over all shops' queries; report them and the first stage on test.
+
+    The weights are kept only where, fitted without the query that they order, they beat the best blend.
+    """
     reranker = CrossEncoder(bundle, Models())
-    tables: dict[str, list[tuple[str, list[float]]]] = {"dev": [], "test": []}
+    found: dict[str, list[tuple[str, lastmile.Window]]] = {"dev": [], "test": []}
     for shop in shops:
         searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
-        for split, rows in tables.items():
+        for split, rows in found.items():
             for query in shop.source.within((split,)):
-                rows.append((shop.source.index, _by_blend(shop, searcher, query, plan)))
-    blend = 0.0
-    if tables["dev"]:
-        means = np.mean([values for _, values in tables["dev"]], axis=0)
+                rows.append((shop.source.index, _window(shop, searcher, query, plan)))
+    dev = [window for _, window in found["dev"]]
+    blend, weights = 0.0, {}
+    report: dict[str, Any] = {"blend_chosen_on": f"{len(dev)} dev queries"}
+    if dev:
+        means = [lastmile.values(dev, _as_weights(each)).mean() for each in BLENDS]
         blend = BLENDS[int(np.argmax(means))]
-    chosen = BLENDS.index(blend)
-    report: dict[str, Any] = {"blend_chosen_on": f"{len(tables['dev'])} dev queries"}
-    for index in sorted({name for name, _ in tables["test"]}):
-        found = np.array([values for name, values in tables["test"] if name == index])
-        report[index] = {
-            "test_queries": len(found),
-            "ndcg@10 first stage": round(float(found[:, 0].mean()), 4),
-            "ndcg@10 blended": round(float(found[:, chosen].mean()), 4),
-            "ndcg@10 reranker alone": round(float(found[:, -1].mean()), 4),
+        held_out = lastmile.held_out_values(dev)
+        report["dev"] = {
+            "ndcg@10 first stage": _rounded(means[0]),
+            "ndcg@10 blended": _rounded(max(means)),
+            "ndcg@10 weights, held out": _rounded(held_out.mean()),
         }
-    return blend, report
+        weights = lastmile.fit(dev) if held_out.mean() > max(means) else {}
+    for index in sorted({name for name, _ in found["test"]}):
+        test = [window for name, window in found["test"] if name == index]
+        report[index] = {
+            "test_queries": len(test),
+            "ndcg@10 first stage": _rounded(lastmile.values(test, _as_weights(0.0)).mean()),
+            "ndcg@10 blended": _rounded(lastmile.values(test, _as_weights(blend)).mean()),
+            "ndcg@10 reranker alone": _rounded(lastmile.values(test, _as_weights(1.0)).mean()),
+            **({"ndcg@10 final": _rounded(lastmile.values(test, weights).mean())} if weights else {}),
+        }
+    return LastMile(blend, weights, report)
 
 
-def _by_blend(shop: Shop, searcher: Searcher, query: Query, plan: Plan) -> list[float]:
-    """nDCG@10 of one query for every weight in `BLENDS`, from one scoring of the window."""
+def _as_weights(blend: float) -> dict[str, float]:
+    return {FIRST_STAGE: 1 - blend, RERANK: blend}
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)
+
+
+def _window(shop: Shop, searcher: Searcher, query: Query, plan: Plan) -> lastmile.Window:
+    """One query's window with everything that the last mile may weigh, from one scoring."""
     page = searcher.search(
-        shop.source.index, query.text, window=plan.window, size=plan.window, deadline_ms=float("inf")
+        shop.source.index,
+        query.text,
+        window=plan.window,
+        size=plan.window,
+        fields=list(signals.FIELDS),
+        deadline_ms=float("inf"),
     )
     gains = shop.source.gains(query, plan.gain)
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
-        return [0.0] * len(BLENDS)
-    first = np.array([hit.scores["first_stage"] for hit in hits], float)
-    rerank = np.array([hit.scores["rerank"] for hit in hits], float)
-    values = []
-    for weight in BLENDS:
-        order = np.argsort(-blended(rerank, first, weight), kind="stable")
-        values.append(ndcg([hits[at].id for at in order], gains, 10))
-    return values
+        return lastmile.Window((), np.zeros((0, len(COLUMNS))), gains)
+    first, rerank = (np.array([hit.scores[name] for hit in hits], float) for name in (FIRST_STAGE, RERANK))
+    rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank)
+    return lastmile.Window(tuple(hit.id for hit in hits), rows, gains)

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, rescore, stored_tokens, unit
+from reranker.blend import unit
+from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, rescore, stored_tokens
 from reranker.retrieval import Hit
 from reranker.scoring import CrossEncoder, Scores
 from reranker.search import arrange

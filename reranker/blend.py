@@ -1,0 +1,55 @@
+"""The last mile: first-stage score, rerank score and cheap signals of a window become one final score.
+
+Training fits the weights with these functions and serving uses them with the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker import signals
+
+FIRST_STAGE, RERANK = "first_stage", "rerank"
+COLUMNS = (FIRST_STAGE, RERANK, *signals.NAMES)
+_DECIMALS = 6  # below this, sums of floats differ between machines
+
+
+def blended(rerank: NDArray[np.float64], first: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """Final scores 0 to 1 of a window: both scores float64 [n], n > 0, `weight` that of the reranker."""
+    return np.round(weight * unit(rerank) + (1 - weight) * unit(first), _DECIMALS)
+
+
+def weighed(
+    query: str,
+    products: Sequence[Mapping[str, Any]],
+    first: NDArray[np.float64],
+    rerank: NDArray[np.float64],
+    weights: Mapping[str, float],
+) -> NDArray[np.float64]:
+    """Final scores 0 to 1 of a window: the weighted sum of `COLUMNS`, min-max normalised over the window.
+
+    `products` hold the fields that the signals read; both scores are float64 [n], n > 0. A column without a weight
+    counts nothing.
+    """
+    row = np.array([weights.get(name, 0.0) for name in COLUMNS])
+    return np.round(unit(np.round(features(query, products, first, rerank) @ row, _DECIMALS)), _DECIMALS)
+
+
+def features(
+    query: str,
+    products: Sequence[Mapping[str, Any]],
+    first: NDArray[np.float64],
+    rerank: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """What the weights multiply: float64 [n, len(COLUMNS)], each column between -1 and 1."""
+    return np.column_stack([unit(first), unit(rerank), signals.signals(query, products, first)])
+
+
+def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Min-max normalised to 0 to 1; values that are all alike become 0.5. float64 [n] with n > 0."""
+    low, high = values.min(), values.max()
+    return np.full_like(values, 0.5) if high == low else (values - low) / (high - low)

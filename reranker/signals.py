@@ -40,9 +40,9 @@ _MAX_CHARACTERS = 1500  # of a field; what stands later tells little and costs t
 _HAN = "㐀-鿿"
 _TERM = re.compile(rf"\d+(?:\.\d+)?|[^\W\d_{_HAN}]+|[{_HAN}]+")
 _EXCLUDES = re.compile(
-    rf"\b(?:without(?: any| a| an| the)?|excluding|except|not|no|non)[\s-]+([^\W_{_HAN}]+(?:\s[^\W_{_HAN}]+)?)"
+    rf"\b(?:without(?: any| a| an| the)?|excluding|except|not|no|non)[\s-]+([^\W_{_HAN}]+)"
     rf"|\b([^\W\d_{_HAN}]+)[\s-]free\b"
-    rf"|(?:不带|不要|不含|不是|没有|无须|非|无)([{_HAN}]{{1,3}})"
+    rf"|(?:不带|不要|不含|不是|没有|无须|非|无)((?:(?!的)[{_HAN}]){{1,3}})"
 )
 _FOR = re.compile(r"\b(?:for|compatible with|fits|replacement)\b|适用于?|专用|配件|替换")
 _AFTER_HEAD = re.compile(r"\b(?:for|with|without|in|under|by|of|to|from|that|not|no)\b")
@@ -116,7 +116,7 @@ def terms_of(text: str) -> list[str]:
     found: list[str] = []
     for match in _TERM.finditer(_fold(text)):
         word = match.group()
-        if "㐀" <= word[0] <= "鿿":
+        if _han(word):
             found += [word[at : at + 2] for at in range(len(word) - 1)] or [word]
         else:
             found.append(_singular(word))
@@ -128,8 +128,9 @@ def _read_query(query: str) -> _Query:
     excluded: set[str] = set()
     kept = folded
     for match in _EXCLUDES.finditer(folded):
-        words = [_singular(word) for group in match.groups() if group for word in group.split()]
-        excluded.update(word for word in words[:1] if word not in _STOP)
+        word = next(_singular(group) for group in match.groups() if group)
+        # Nothing says where a Han word ends, so two characters of it may be all of it.
+        excluded.update({word, word[:2]} if _han(word) else {word} - _STOP)
         kept = kept.replace(match.group(), " ")
     terms = list(dict.fromkeys(term for term in terms_of(kept) if term not in _STOP))
     front = [term for term in terms_of(_AFTER_HEAD.split(kept)[0]) if term not in _STOP and not term[0].isdigit()]
@@ -220,18 +221,15 @@ def _numbers(asked: set[str], found: set[str]) -> float:
 
 def _excluded(excluded: set[str], product: _Product) -> float:
     """1 where the title has what the query excludes and does not exclude it itself."""
-    refused = {
-        _singular(word)
-        for match in _EXCLUDES.finditer(product.folded)
-        for group in match.groups()
-        if group
-        for word in group.split()
-    }
-    return float(any(_has(word, product) and word not in refused for word in excluded))
+    if not excluded:
+        return 0.0
+    title = _EXCLUDES.sub(" ", product.folded)
+    words = set(terms_of(title))
+    return float(any((_han(word) and word in title) or word in words for word in excluded))
 
 
-def _has(word: str, product: _Product) -> bool:
-    return word in product.folded if "㐀" <= word[0] <= "鿿" else word in product.title_set
+def _han(word: str) -> bool:
+    return "㐀" <= word[0] <= "鿿"
 
 
 def _audience(terms: Sequence[str], title: set[str]) -> float:

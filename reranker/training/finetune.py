@@ -1,9 +1,4 @@
-"""Fine-tune a cross-encoder on groups of one query and several products.
-
-Loss of a list: ListNet's top-one cross entropy (Cao et al. 2007) between the targets' distribution and the softmax of
-the logits, which orders the list, plus binary cross entropy on each target, which keeps logits comparable between
-queries so that they can be blended with first-stage scores.
-"""
+"""Fine-tune a cross-encoder on groups of one query and several products; `losses` says by which loss."""
 
 from __future__ import annotations
 
@@ -22,6 +17,7 @@ from indexer.errors import ConfigError
 from reranker.bundle import Layout
 from reranker.training import checkpoint
 from reranker.training.data import Group
+from reranker.training.losses import Loss, list_loss
 
 CHECKPOINT_STEPS = 100
 
@@ -37,7 +33,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 5e-5
     warmup: float = 0.06
     weight_decay: float = 0.01
-    pointwise: float = 0.5
+    loss: Loss = "listnet"
+    pointwise: float = 0.5  # share of the pointwise loss beside another
     seed: int = 13
 
 
@@ -73,15 +70,6 @@ def _draw(group: Group, options: Options, rng: np.random.Generator) -> list[tupl
     negatives = group.judged + rng.permutation(len(group.products) - group.judged)
     chosen = [*first, *map(int, others), *map(int, negatives)][:size]
     return [(group.query, group.products[at], group.targets[at]) for at in chosen]
-
-
-def list_loss(logits: Tensor, targets: Tensor, pointwise: float) -> Tensor:
-    """Loss of one list: logits and targets float32 [list size]."""
-    loss = pointwise * nn.functional.binary_cross_entropy_with_logits(logits, targets)
-    total = targets.sum()
-    if float(total) > 0:
-        loss = loss - (targets / total * nn.functional.log_softmax(logits, dim=0)).sum()
-    return loss
 
 
 def load_base(base: str | Path, layers: int) -> nn.Module:
@@ -133,7 +121,7 @@ def finetune(
         targets = torch.tensor([target for _, _, target in rows], device=device)
         ends = np.cumsum([len(part) for part in chosen])
         losses = [
-            list_loss(logits[start:end].float(), targets[start:end], options.pointwise)
+            list_loss(logits[start:end].float(), targets[start:end], options.loss, options.pointwise)
             for start, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
         loss = torch.stack(losses).mean()

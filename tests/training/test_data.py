@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from indexer.errors import UsageError
 from reranker.training.command import make_splits
 from reranker.training.data import Group, Options, judged_groups, title_groups, title_words
 from reranker.training.finetune import Options as TuneOptions
-from reranker.training.finetune import draw_lists, list_loss
+from reranker.training.finetune import draw_lists
 
 CATALOG = [f"p{at}" for at in range(50)]
 
@@ -59,13 +58,6 @@ def test_every_list_has_one_of_the_best_products_and_its_size() -> None:
     assert all(len(part) == 8 for part in lists)
     assert all(max(target for _, _, target in part) == 1.0 for part in lists)
     assert lists == draw_lists([group], TuneOptions(judged_rounds=30, list_size=8))
-
-
-def test_the_right_order_costs_less_than_the_wrong_one() -> None:
-    targets = torch.tensor([1.0, 0.1, 0.0])
-    right, wrong = torch.tensor([2.0, 0.0, -2.0]), torch.tensor([-2.0, 0.0, 2.0])
-    assert list_loss(right, targets, 0.5) < list_loss(wrong, targets, 0.5)
-    assert torch.isfinite(list_loss(right, torch.zeros(3), 0.5))
 
 
 def test_splits_are_by_query_and_seeded() -> None:

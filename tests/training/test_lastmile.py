@@ -1,0 +1,65 @@
+"""Weights of the last mile: fitted on what was judged, the same each time, and honest about queries left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reranker.blend import COLUMNS
+from reranker.training.lastmile import Window, fit, held_out_values, values
+
+
+def window(seed: int, told_by: str = "rerank", judged: int = 8) -> Window:
+    """Eight candidates whose best one is told by one column alone, beside noise."""
+    rng = np.random.default_rng(seed)
+    features = rng.random((8, len(COLUMNS)))
+    column = features[:, COLUMNS.index(told_by)]
+    best = int(np.argmax(column))
+    gains = {f"p{at}": float(at == best) for at in range(judged)}
+    return Window(tuple(f"p{at}" for at in range(8)), features, gains)
+
+
+@pytest.mark.parametrize("column", ["first_stage", "rerank", "brand"])
+def test_the_column_that_tells_gets_the_weight(column: str) -> None:
+    weights = fit([window(seed, column) for seed in range(60)])
+    assert max(weights, key=lambda name: weights[name]) == column
+
+
+def test_a_column_that_speaks_against_a_product_gets_a_negative_weight() -> None:
+    made = [window(seed) for seed in range(60)]
+    for each in made:
+        each.features[:, COLUMNS.index("excluded")] = 1 - each.features[:, COLUMNS.index("rerank")]
+    assert fit(made)["excluded"] < 0
+
+
+def test_the_same_windows_give_the_same_weights_in_any_order() -> None:
+    made = [window(seed) for seed in range(20)]
+    ahead, back = fit(made), fit(made[::-1])
+    assert fit(made) == ahead
+    assert [*ahead.values()] == pytest.approx([*back.values()], abs=2e-3)
+
+
+def test_what_nobody_judged_says_nothing() -> None:
+    """Candidates behind the judged ones may hold anything."""
+    some = [window(seed, judged=5) for seed in range(30)]
+    other = [Window(each.ids, each.features.copy(), each.gains) for each in some]
+    for each in other:
+        each.features[5:] = 0.0
+    assert fit(some) == fit(other)
+
+
+def test_windows_without_a_gain_fit_nothing() -> None:
+    assert fit([]) == {}
+    assert fit([Window(("a", "b"), np.zeros((2, len(COLUMNS))), {"a": 0.0, "b": 0.0})]) == {}
+
+
+def test_held_out_values_come_from_weights_that_never_saw_the_query() -> None:
+    """Labels at random: fitting them looks good on themselves and no better than chance on others."""
+    rng = np.random.default_rng(5)
+    made = []
+    for _ in range(40):
+        features = rng.random((8, len(COLUMNS)))
+        gains = {f"p{at}": float(at == rng.integers(8)) for at in range(8)}
+        made.append(Window(tuple(f"p{at}" for at in range(8)), features, gains | {"p0": 1.0}))
+    flattered, honest = values(made, fit(made, ridge=1e-6)).mean(), held_out_values(made).mean()
+    assert honest < flattered

@@ -265,3 +265,22 @@ def test_strata_have_intervals_and_other_gains_other_figures(run: Any) -> None:
     assert found["low"] <= found["mean"] <= found["high"]
     assert comparison["also_gains"]["exponential"]["means"].keys() == {"bm25", "vector"}
     assert 0 <= comparison["differences"][other]["both_halves"] <= 1
+
+
+def test_folds_measure_a_tuned_first_stage_and_the_reranker_on_it(run: Any, tmp_path: Path) -> None:
+    found = json.loads(run("--systems", "hybrid,rerank", "--folds", "2", "--run-dir", str(tmp_path), "--json").output)
+    for name in ("bm25-tuned", "min_max-tuned", "rrf-tuned", "fusion-tuned", "rerank-tuned"):
+        assert found[name]["queries"] == 4
+        assert set(read_run(tmp_path / f"{name}.run")) == {"en-1", "en-2", "zh-1", "zh-2"}
+    assert found["comparison"]["folds"] == 2
+    assert found["comparison"]["tuned_on_all"]["rrf-tuned"]["fusion"] == "rrf"
+
+
+def test_folds_in_the_judged_pool_rank_judged_products_alone(run: Any, tmp_path: Path) -> None:
+    run("--systems", "hybrid,rerank", "--folds", "2", "--protocol", "judged", "--run-dir", str(tmp_path))
+    assert set(read_run(tmp_path / "rerank-tuned.run")["zh-1"]) == {"杯", "杯套"}
+
+
+@pytest.mark.parametrize("flags", [("--folds", "9"), ("--folds", "2", "--systems", "bm25")])
+def test_folds_that_cannot_be_are_told(run: Any, flags: tuple[str, ...]) -> None:
+    assert "--folds" in str(run(*flags).exception)

@@ -137,7 +137,7 @@ def pool_command(
     products = {}
     for start in range(0, len(ids), _MGET):
         body = {"ids": ids[start : start + _MGET]}
-        found = call(partial(client.mget, index=index, body=body, params={"_source": fields}))
+        found = call(partial(client.mget, index=index, body=body, params={"_source_includes": ",".join(fields)}))
         products.update({document["_id"]: document.get("_source") or {} for document in found["docs"]})
     with writing(folder):
         files = pooling.write_pools(folder, pools, products.__getitem__, per_file)

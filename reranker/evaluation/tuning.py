@@ -171,7 +171,11 @@ def _rescore(run: Run, searcher: Searcher, index: str, query: Query, scores: Map
     recipe = [field.name for field in searcher.reranker.bundle.description.recipe.fields]
     wanted = sorted({*recipe, *signals.FIELDS, TOKENS_FIELD, TOKENS_NAME_FIELD})
     head, tail = ids[:window], ids[window:DEPTH]
-    got = call(lambda: searcher.retriever.client.mget(index=index, body={"ids": head}, params={"_source": wanted}))
+    got = call(
+        lambda: searcher.retriever.client.mget(
+            index=index, body={"ids": head}, params={"_source_includes": ",".join(wanted)}
+        )
+    )
     fields = {document["_id"]: document.get("_source") or {} for document in got["docs"]}
     blend = searcher.settings.search.blend
     candidates = [Candidate(key, scores[key], fields[key]) for key in head]

@@ -28,6 +28,7 @@ def train() -> None:
     \b
     Examples:
       shelfrank train encoder --out bundles/encoder
+      shelfrank train pretrain --index shop --out runs/read
       shelfrank train reranker --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop
     """
     if find_spec("torch") is None or find_spec("optimum") is None:
@@ -75,6 +76,57 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
         training={"fine_tuned": False, "vocabulary": export.vocabulary_size(folder)},
     )
     _done(export.export(folder, out, about), as_json)
+
+
+@train.command(context_settings=_HELP)
+@click.option("--index", "indexes", multiple=True, required=True, help="Index of the shop; may be given again.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the new base; a stopped run goes on from it.")
+@click.option(
+    "--base",
+    default="multilingual-e5-small",
+    show_default=True,
+    help="Base model: the packaged one, a folder, or a hub name.",
+)
+@click.option("--epochs", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
+@click.option("--seed", default=13, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: Path, seed: int, as_json: bool) -> None:
+    """Let a base model read the catalogue: hidden words, and which text belongs to which title.
+
+    The result is another base, for --base of the other commands. Losses are measured on products held out.
+
+    \b
+    Example:
+      shelfrank train pretrain --index shop --out runs/read
+      shelfrank train reranker --base runs/read --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop
+    """
+    from reranker.training import run
+    from reranker.training.pretrain import Options
+    from reranker.training.pretrain import pretrain as read
+
+    settings = config.load()
+    err.print("Reading the catalogues …")
+    products = [
+        product
+        for index in indexes
+        for product in run.read_products(settings, index, ("title", "bullets", "description")).values()
+    ]
+    folder, _ = prepare_base(base, work, (" ".join(map(str, product.values())) for product in products))
+    with progress() as bar:
+        task = bar.add_task("read", total=None)
+
+        def on_step(step: int, steps: int, loss: float) -> None:
+            bar.update(task, completed=step, total=steps, description=f"read (loss {loss:.3f})")
+            if not err.is_terminal and step % 100 == 0:
+                err.print(f"read: step {step} of {steps}, loss {loss:.3f}")
+
+        losses = read(folder, products, out, Options(epochs=epochs, seed=seed), on_step)
+    if as_json:
+        emit_json({"base": str(out), "products": len(products), **msgspec.to_builtins(losses)})
+    else:
+        for name, found in losses.items():
+            err.print(f"{name}: hidden words {found.masked}, pairs {found.pair} ({found.pair_right:.0%} told right)")
 
 
 @train.command(context_settings=_HELP)

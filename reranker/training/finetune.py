@@ -113,7 +113,7 @@ def finetune(
     done = checkpoint.restore(folder, model, optimizer, key) if folder else 0
     for step in range(done, steps):
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * _rate(step, steps, options.warmup)
+            group["lr"] = options.learning_rate * rate(step, steps, options.warmup)
         chosen = lists[step * options.lists : (step + 1) * options.lists]
         rows = [row for part in chosen for row in part]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
@@ -169,7 +169,8 @@ def collate(pairs: Sequence[Pair], pad: int, device: torch.device) -> Mapping[st
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Part of the learning rate at a step: a linear rise over the first `warmup` of the steps, then a linear fall."""
     rise = max(1, round(steps * warmup))
     return min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
 

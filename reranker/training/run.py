@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from opensearchpy.helpers import scan
 
+from indexer import client as clusters
 from indexer.errors import InputError
 from indexer.settings import Models, Settings
 from reranker import signals
@@ -111,16 +112,22 @@ Progress = Callable[[str, int, int, float], None]
 def open_shop(source: Source, settings: Settings) -> Shop:
     """Read the fields that the recipe needs of every product. Raises InputError for an empty index."""
     searcher = Searcher.connect(settings, reranker=False)
-    wanted = [field.name for field in RERANKER.fields]
-    hits = scan(searcher.retriever.client, index=source.index, query={"_source": wanted}, size=1000)
-    products = {hit["_id"]: hit["_source"] for hit in hits}
-    if not products:
-        raise InputError(f"The index {source.index} is empty. Ingest a catalogue first.")
+    products = read_products(settings, source.index, [field.name for field in RERANKER.fields])
     # Negatives come from words and vectors alike, whatever weights serving has found best.
     even = msgspec.structs.replace(settings.search, fusion="min_max", vector_weight=0.5)
     found = searcher.retriever
     miner = Searcher(Retriever(found.client, found.capabilities, even, found.encoder), None, settings)
-    return Shop(source, dict(sorted(products.items())), searcher, miner)
+    return Shop(source, products, searcher, miner)
+
+
+def read_products(settings: Settings, index: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Some fields of every product, in the order of their ids. Raises InputError for an empty index."""
+    client = clusters.connect(settings)
+    hits = scan(client, index=index, query={"_source": list(fields)}, size=1000)
+    products = {hit["_id"]: hit["_source"] for hit in hits}
+    if not products:
+        raise InputError(f"The index {index} is empty. Ingest a catalogue first.")
+    return dict(sorted(products.items()))
 
 
 def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertForSequenceClassification
 
 from indexer.errors import InputError
 from indexer.settings import Models, Settings
@@ -26,25 +25,6 @@ from reranker.training import base, data, export, finetune, run
 from reranker.training.command import prepare_base
 
 SAMPLE = Path(sample_shop.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base of two small layers with random weights and the shipped tokenizer: the real path in seconds."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = bundles.load("", "reranker").tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        pad_token_id=1,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
 
 
 @settings(max_examples=40)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
 from indexer.terminal import emit_json, err, progress
-from reranker.bundle import Bundle, Description, Layout
+from reranker.bundle import Bundle, Description, Layout, fingerprint
 from reranker.training.prepare.command import check, prepare
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -49,22 +49,51 @@ train.add_command(check)
 )
 @click.option("--texts", type=_FILE, multiple=True, help="Text files whose words the vocabulary must keep.")
 @click.option("--whole-vocabulary", is_flag=True, help="Keep every piece of the base's vocabulary.")
+@click.option("--index", "indexes", multiple=True, help="Fine-tune on this shop's judged queries; may be given again.")
+@click.option(
+    "--queries", type=_FILE, multiple=True, help="TSV: query_id, query; only `train` where split is a column."
+)
+@click.option("--qrels", type=_FILE, multiple=True, help="TSV: query_id, product_id, grade.")
+@click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
+@click.option("--options", type=_FILE, help="TOML with [encoder] settings of fine-tuning.")
 @click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: bool, work: Path, as_json: bool) -> None:
+def encoder(
+    out: Path,
+    base: str,
+    texts: tuple[Path, ...],
+    whole_vocabulary: bool,
+    indexes: tuple[str, ...],
+    queries: tuple[Path, ...],
+    qrels: tuple[Path, ...],
+    gains: str,
+    options: Path | None,
+    work: Path,
+    as_json: bool,
+) -> None:
     """Export a base model as an encoder bundle, its vocabulary cut to English and Chinese product text.
+
+    With --index, --queries and --qrels it is fine-tuned on judged queries first. Compare the two on queries that
+    neither has seen: `shelfrank models promote` does, on an index of each.
 
     \b
     Example:
       shelfrank train encoder --texts products.jsonl --out bundles/encoder
+      shelfrank train encoder --index shop --queries queries.tsv --qrels qrels.tsv --out bundles/tuned
     """
     from reranker.training import export, recipes
 
     folder, licence = prepare_base(base, work, _lines(texts), whole_vocabulary)
+    learned: tuple[str, ...] = ()
+    if indexes or queries or qrels:
+        chosen = _options(options).get("encoder", {})
+        folder, learned = _tune_encoder(
+            folder, _same(indexes, queries, qrels), gains, chosen, out.with_name(f"{out.name}-model")
+        )
     about = Description(
         format=1,
         kind="encoder",
-        name=f"{folder.name}",
+        name=out.name if learned else folder.name,
         base_model=base,
         base_licence=licence,
         licence="Apache-2.0",
@@ -73,7 +102,8 @@ def encoder(out: Path, base: str, texts: tuple[Path, ...], whole_vocabulary: boo
         layout=Layout((), (), (), 0, False),
         files={},
         dimension=export.hidden_size(folder),
-        training={"fine_tuned": False, "vocabulary": export.vocabulary_size(folder)},
+        training={"fine_tuned": bool(learned), "vocabulary": export.vocabulary_size(folder)},
+        trained_on=learned,
     )
     _done(export.export(folder, out, about), as_json)
 
@@ -180,11 +210,9 @@ def reranker(
     from reranker.evaluation.judgments import read_qrels, read_queries
     from reranker.training import data, finetune, run
 
-    if not len(indexes) == len(queries) == len(qrels):
-        raise UsageError("Give --index, --queries and --qrels the same number of times, one of each for a shop.")
     chosen = _options(options)
     sources = []
-    for index, query_file, qrels_file in zip(indexes, queries, qrels, strict=True):
+    for index, query_file, qrels_file in _same(indexes, queries, qrels):
         judged = read_queries(query_file)
         named = {query.id: query.columns["split"] for query in judged if "split" in query.columns}
         split = named or make_splits(sorted(query.id for query in judged), dev_share, test_share, seed)
@@ -216,6 +244,46 @@ def reranker(
 
         bundle = run.train(shops, folder, plan, out, on_step)
     _done(bundle, as_json)
+
+
+def _same(indexes: Sequence[str], queries: Sequence[Path], qrels: Sequence[Path]) -> list[tuple[str, Path, Path]]:
+    """Index, queries and judgments of each shop. Raises UsageError when one of them lacks another."""
+    if not len(indexes) == len(queries) == len(qrels):
+        raise UsageError("Give --index, --queries and --qrels the same number of times, one of each for a shop.")
+    return list(zip(indexes, queries, qrels, strict=True))
+
+
+def _tune_encoder(
+    base: Path, shops: Sequence[tuple[str, Path, Path]], gains: str, chosen: Mapping[str, object], out: Path
+) -> tuple[Path, tuple[str, ...]]:
+    """Fine-tune an encoder on the shops' training queries: the new model's folder, and what it has seen."""
+    from reranker.evaluation.compare import parse_gains
+    from reranker.evaluation.judgments import read_qrels, read_queries
+    from reranker.evaluation.metrics import gains_of
+    from reranker.training import contrastive, recipes, run
+
+    settings, gain = config.load(), parse_gains(gains)
+    fields = [field.name for field in recipes.ENCODER.fields]
+    products: dict[str, dict[str, object]] = {}
+    judged = []
+    for index, query_file, qrels_file in shops:
+        found = run.read_products(settings, index, fields)
+        products |= {f"{index}/{key}": product for key, product in found.items()}
+        grades = read_qrels(qrels_file)
+        for query in read_queries(query_file):
+            if query.columns.get("split", "train") == "train" and query.id in grades:
+                known = {key: grade for key, grade in grades[query.id].items() if key in found}
+                worth = gains_of(known, gain)
+                judged.append(contrastive.Judged(query.text, {f"{index}/{key}": worth.get(key, 0.0) for key in known}))
+    with progress() as bar:
+        task = bar.add_task("encoder", total=None)
+
+        def on_step(step: int, steps: int, loss: float) -> None:
+            bar.update(task, completed=step, total=steps, description=f"encoder (loss {loss:.3f})")
+
+        options = msgspec.convert(dict(chosen), contrastive.Options)
+        folder = contrastive.finetune_encoder(base, judged, products, recipes.ENCODER, out, options, on_step)
+    return folder, tuple(sorted({fingerprint(each.query) for each in judged}))
 
 
 def prepare_base(base: str, work: Path, texts: Iterable[str], whole: bool = False) -> tuple[Path, str]:

@@ -1,0 +1,155 @@
+"""Fine-tune an encoder: a query's vector near the products that answer it and far from all others in the batch.
+
+Loss of a query: cross entropy between its gains, made a distribution, and the softmax of its cosines with every
+product of the batch over a temperature. With one right product it is InfoNCE (van den Oord et al. 2018); grades make
+it a list-wise one. A product that another query brought counts as wrong, unless it is judged for this one too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from indexer.errors import InputError
+from reranker.bundle import Layout, layout_of
+from reranker.retrieval import bounded
+from reranker.text import Recipe, product_ids, query_ids
+from reranker.training import checkpoint, export, finetune
+from reranker.training.finetune import Pair, collate, multiplies_bfloat16, rate
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one run. A step takes `queries` queries with `products` judged products each."""
+
+    rounds: int = 1  # times that each query is seen
+    queries: int = 16
+    products: int = 4
+    temperature: float = 0.05
+    learning_rate: float = 2e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 13
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A query with the gains of its judged products, by key."""
+
+    query: str
+    gains: dict[str, float]
+
+
+def draw(judged: Sequence[Judged], options: Options) -> list[list[tuple[Judged, tuple[str, ...]]]]:
+    """The run's steps: queries, each with one of its best products and other judged ones. Seeded."""
+    rng = np.random.default_rng(options.seed)
+    rows = []
+    for _ in range(options.rounds):
+        for at in rng.permutation(len(judged)):
+            each = judged[at]
+            most = max(each.gains.values(), default=0.0)
+            if most > 0:
+                best = sorted(key for key, gain in each.gains.items() if gain == most)
+                first = best[int(rng.integers(len(best)))]
+                others = [key for key in sorted(each.gains) if key != first]
+                chosen = [others[place] for place in rng.permutation(len(others))[: options.products - 1]]
+                rows.append((each, (first, *chosen)))
+    return [rows[start : start + options.queries] for start in range(0, len(rows), options.queries)]
+
+
+def batch_targets(judged: Sequence[Judged], keys: Sequence[str]) -> Tensor:
+    """What each query should find among the batch's products: float32 [queries, keys], each row a distribution."""
+    targets = torch.tensor([[each.gains.get(key, 0.0) for key in keys] for each in judged])
+    return targets / targets.sum(1, keepdim=True)
+
+
+def contrastive_loss(queries: Tensor, products: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Mean loss of a batch, a scalar: unit vectors float32 [queries, size] and [products, size], targets [q, p]."""
+    return -(targets * functional.log_softmax(queries @ products.T / temperature, dim=1)).sum(1).mean()
+
+
+def finetune_encoder(
+    base: Path,
+    judged: Sequence[Judged],
+    products: Mapping[str, Mapping[str, Any]],
+    recipe: Recipe,
+    out: Path,
+    options: Options,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> Path:
+    """Train `base` and write it to `out` as a Hugging Face folder; a stopped run goes on from its checkpoint there.
+
+    Raises InputError when no query has a judged product with a gain.
+    """
+    from transformers import AutoModel
+
+    torch.manual_seed(options.seed)
+    steps = draw(judged, options)
+    if not steps:
+        raise InputError("No query has a judged product with a gain: there is nothing for the encoder to learn.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoModel.from_pretrained(str(base)).to(device).train()
+    model.get_input_embeddings().requires_grad_(False)
+    texts = Texts(base, products, recipe)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
+    )
+    key = hashlib.sha256(msgspec.json.encode([steps, options])).hexdigest()
+    for step in range(checkpoint.restore(out, model, optimizer, key), len(steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * rate(step, len(steps), options.warmup)
+        keys = list(dict.fromkeys(key for _, chosen in steps[step] for key in chosen))
+        targets = batch_targets([each for each, _ in steps[step]], keys)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
+            asked = embed(model, [texts.query(each.query) for each, _ in steps[step]], texts.layout.pad, device)
+            found = embed(model, [texts.product(key) for key in keys], texts.layout.pad, device)
+        loss = contrastive_loss(asked, found, targets.to(device), options.temperature)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % finetune.CHECKPOINT_STEPS == 0:
+            checkpoint.store(out, model, optimizer, step + 1, key)
+        on_step(step + 1, len(steps), loss.item())
+    finetune.save(model, out, base)
+    checkpoint.remove(out)
+    return out
+
+
+class Texts:
+    """Token ids of queries and products as the encoder reads them in serving; products are made once."""
+
+    def __init__(self, base: Path, products: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
+        self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        self.layout: Layout = layout_of(self._tokenizer, export.pad_id(base))
+        self._recipe = recipe
+        self._products = products
+        self._made: dict[str, Pair] = {}
+
+    def query(self, text: str) -> Pair:
+        return self._framed(query_ids(bounded(text), self._recipe, self._tokenizer))
+
+    def product(self, key: str) -> Pair:
+        if key not in self._made:
+            self._made[key] = self._framed(product_ids(self._products[key], self._recipe, self._tokenizer))
+        return self._made[key]
+
+    def _framed(self, ids: Sequence[int]) -> Pair:
+        room = self._recipe.max_tokens - len(self.layout.begin) - len(self.layout.end)
+        row = [*self.layout.begin, *ids[:room], *self.layout.end]
+        return Pair(row, [0] * len(row))
+
+
+def embed(model: nn.Module, texts: Sequence[Pair], pad: int, device: torch.device) -> Tensor:
+    """Mean-pooled unit vectors, float32 [texts, size]."""
+    batch = collate(texts, pad, device)
+    hidden = model(**batch).last_hidden_state.float()
+    mask = batch["attention_mask"].unsqueeze(-1)
+    return functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)

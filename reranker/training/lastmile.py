@@ -38,21 +38,22 @@ class Window(msgspec.Struct, frozen=True):
         return ndcg([self.ids[at] for at in order], self.gains, 10)
 
 
-def fit(windows: Sequence[Window], ridge: float = RIDGE) -> dict[str, float]:
-    """Weight of each column of `COLUMNS`. What nobody judged says nothing and is left out.
+def fit(windows: Sequence[Window], ridge: float = RIDGE, columns: Sequence[str] = COLUMNS) -> dict[str, float]:
+    """Weight of each of some columns of `COLUMNS`. What nobody judged says nothing and is left out.
 
     Empty when no window has two judged candidates, one of them with a gain.
     """
+    at = [COLUMNS.index(name) for name in columns]
     parts = []
     for window in windows:
         targets = window.targets()
         known = np.isfinite(targets)
         if known.sum() > 1 and targets[known].sum() > 0:
             wanted = torch.tensor(targets[known])
-            parts.append((torch.tensor(window.features[known]), wanted / wanted.sum()))
+            parts.append((torch.tensor(window.features[known][:, at]), wanted / wanted.sum()))
     if not parts:
         return {}
-    weights = torch.zeros(len(COLUMNS), dtype=torch.float64, requires_grad=True)
+    weights = torch.zeros(len(at), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
@@ -63,7 +64,7 @@ def fit(windows: Sequence[Window], ridge: float = RIDGE) -> dict[str, float]:
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return dict(zip(COLUMNS, np.round(weights.detach().numpy(), _DECIMALS).tolist(), strict=True))
+    return dict(zip(columns, np.round(weights.detach().numpy(), _DECIMALS).tolist(), strict=True))
 
 
 def values(windows: Sequence[Window], weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -269,7 +269,7 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
         searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
         for split, rows in found.items():
             for query in shop.source.within((split,)):
-                rows.append((shop.source.index, _window(shop, searcher, query, plan)))
+                rows.append((shop.source.index, window_of(shop, searcher, query, plan.gain, plan.window)))
     dev = [window for _, window in found["dev"]]
     blend, weights = 0.0, {}
     report: dict[str, Any] = {"blend_chosen_on": f"{len(dev)} dev queries"}
@@ -303,17 +303,17 @@ def _rounded(value: Any) -> float:
     return round(float(value), 4)
 
 
-def _window(shop: Shop, searcher: Searcher, query: Query, plan: Plan) -> lastmile.Window:
+def window_of(shop: Shop, searcher: Searcher, query: Query, gain: Gain, window: int) -> lastmile.Window:
     """One query's window with everything that the last mile may weigh, from one scoring."""
     page = searcher.search(
         shop.source.index,
         query.text,
-        window=plan.window,
-        size=plan.window,
+        window=window,
+        size=window,
         fields=list(signals.FIELDS),
         deadline_ms=float("inf"),
     )
-    gains = shop.source.gains(query, plan.gain)
+    gains = shop.source.gains(query, gain)
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
         return lastmile.Window((), np.zeros((0, len(COLUMNS))), gains)

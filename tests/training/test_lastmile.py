@@ -48,6 +48,12 @@ def test_what_nobody_judged_says_nothing() -> None:
     assert fit(some) == fit(other)
 
 
+def test_only_the_columns_that_are_asked_for_get_a_weight() -> None:
+    weights = fit([window(seed) for seed in range(20)], columns=("rerank", "first_stage"))
+    assert set(weights) == {"rerank", "first_stage"}
+    assert weights["rerank"] > weights["first_stage"]
+
+
 def test_windows_without_a_gain_fit_nothing() -> None:
     assert fit([]) == {}
     assert fit([Window(("a", "b"), np.zeros((2, len(COLUMNS))), {"a": 0.0, "b": 0.0})]) == {}

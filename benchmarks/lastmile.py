@@ -1,0 +1,82 @@
+"""What each part of the last mile is worth: weights fitted on some shops' dev queries, measured on others' queries.
+
+    python benchmarks/lastmile.py --fit models-esci graded.queries.tsv graded.qrels.tsv \
+        --test models-esci queries.tsv qrels.tsv
+
+Every row fits the weights anew without the part it names. Differences are nDCG@10 of the row minus that of the first
+stage, or of all parts, with 95 % intervals over queries (paired bootstrap).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import settings as config
+from reranker.blend import COLUMNS, FIRST_STAGE, RERANK
+from reranker.evaluation.compare import ESCI_GAINS, parse_gains
+from reranker.evaluation.judgments import read_qrels, read_queries
+from reranker.evaluation.metrics import bootstrap_interval
+from reranker.scoring import CrossEncoder
+from reranker.search import Searcher
+from reranker.training import lastmile, run
+from reranker.training.lastmile import Window
+
+
+def windows(shop: Sequence[str], split: str, window: int, reranker: CrossEncoder) -> list[Window]:
+    """Windows of a shop's queries of one split (all of them where its file has no splits)."""
+    index, queries_file, qrels_file = shop
+    queries, qrels = read_queries(Path(queries_file)), read_qrels(Path(qrels_file))
+    source = run.Source(index, [query for query in queries if query.id in qrels], qrels, {})
+    opened = run.open_shop(source, config.load())
+    searcher = Searcher(opened.searcher.retriever, reranker, opened.searcher.settings)
+    gain = parse_gains(ESCI_GAINS)
+    chosen = [query for query in source.queries if query.columns.get("split", split) == split]
+    return [run.window_of(opened, searcher, query, gain, window) for query in chosen]
+
+
+def told(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
+    found = bootstrap_interval(values - baseline, np.random.default_rng(0))
+    return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fit", nargs=3, action="append", required=True, metavar=("INDEX", "QUERIES", "QRELS"))
+    parser.add_argument("--test", nargs=3, action="append", required=True, metavar=("INDEX", "QUERIES", "QRELS"))
+    parser.add_argument("--window", type=int, default=50)
+    options = parser.parse_args()
+    reranker = CrossEncoder.load(config.load().models)
+    fitted = [each for shop in options.fit for each in windows(shop, "dev", options.window, reranker)]
+    signals = [name for name in COLUMNS if name not in (FIRST_STAGE, RERANK)]
+    rows = {
+        "all parts": COLUMNS,
+        "first stage and reranker": (FIRST_STAGE, RERANK),
+        "without the reranker": tuple(name for name in COLUMNS if name != RERANK),
+        "reranker and signals": tuple(name for name in COLUMNS if name != FIRST_STAGE),
+        **{f"without {name}": tuple(other for other in COLUMNS if other != name) for name in signals},
+    }
+    weights = {name: lastmile.fit(fitted, columns=columns) for name, columns in rows.items()}
+    print("weights of all parts: " + ", ".join(f"{name} {value:.2f}" for name, value in weights["all parts"].items()))
+    for shop in options.test:
+        test = windows(shop, "test", options.window, reranker)
+        first = lastmile.values(test, {FIRST_STAGE: 1.0})
+        whole = lastmile.values(test, weights["all parts"])
+        print(
+            f"\n{Path(shop[1]).parent.name}: {len(test)} queries, fitted on {len(fitted)} others, window {options.window}"
+        )
+        print("| parts | nDCG@10 | minus first stage (95 %) | minus all parts (95 %) |\n|---|---|---|---|")
+        print(f"| first stage | {first.mean():.4f} | | {told(first, whole)} |")
+        alone = lastmile.values(test, {RERANK: 1.0})
+        print(f"| reranker alone | {alone.mean():.4f} | {told(alone, first)} | {told(alone, whole)} |")
+        for name, chosen in weights.items():
+            found = lastmile.values(test, chosen)
+            print(f"| {name} | {found.mean():.4f} | {told(found, first)} | {told(found, whole)} |")
+
+
+if __name__ == "__main__":
+    main()

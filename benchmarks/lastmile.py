@@ -66,16 +66,15 @@ def main() -> None:
         test = windows(shop, "test", options.window, reranker)
         first = lastmile.values(test, {FIRST_STAGE: 1.0})
         whole = lastmile.values(test, weights["all parts"])
-        print(
-            f"\n{Path(shop[1]).parent.name}: {len(test)} queries, fitted on {len(fitted)} others, window {options.window}"
-        )
+        name = Path(shop[1]).parent.name
+        print(f"\n{name}: {len(test)} queries, fitted on {len(fitted)} others, window {options.window}")
         print("| parts | nDCG@10 | minus first stage (95 %) | minus all parts (95 %) |\n|---|---|---|---|")
         print(f"| first stage | {first.mean():.4f} | | {told(first, whole)} |")
         alone = lastmile.values(test, {RERANK: 1.0})
         print(f"| reranker alone | {alone.mean():.4f} | {told(alone, first)} | {told(alone, whole)} |")
-        for name, chosen in weights.items():
+        for row, chosen in weights.items():
             found = lastmile.values(test, chosen)
-            print(f"| {name} | {found.mean():.4f} | {told(found, first)} | {told(found, whole)} |")
+            print(f"| {row} | {found.mean():.4f} | {told(found, first)} | {told(found, whole)} |")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Make the two bundles that ship: `make models`. Takes some half an hour on two cores; a stopped run goes on.
 #
-# Needs the ESCI sample under $SHELFRANK_DATA/esci (products.jsonl, queries.tsv, qrels.tsv: part of Amazon's
-# Shopping Queries data set, Apache-2.0) and the `train` extra. Works on the embedded node, or on OPENSEARCH_URL.
+# Needs the products of the ESCI sample as $SHELFRANK_DATA/esci/products.jsonl (part of Amazon's Shopping Queries data
+# set, Apache-2.0) and the `train` extra; the queries are those of deploy/models/graded and the sample shop. ESCI's own
+# judged queries are not read: they measure. Works on the embedded node, or on OPENSEARCH_URL.
 set -eu
 : "${SHELFRANK_DATA:?set SHELFRANK_DATA to the folder that holds esci/}"
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,7 +21,8 @@ shelfrank ingest "$shop/catalog.csv" --mapping "$shop/catalog.toml" --index mode
     --dead-letter "$run/sample.rejected.jsonl"
 
 shelfrank train reranker --name shelf-enzh --base multilingual-e5-small --options "$here/reranker.toml" \
-    --index models-esci --queries "$esci/queries.tsv" --qrels "$esci/qrels.tsv" \
+    --index models-esci --queries "$here/graded/esci.queries.tsv" --qrels "$here/graded/esci.qrels.tsv" \
+    --index models-sample --queries "$here/graded/sample.queries.tsv" --qrels "$here/graded/sample.qrels.tsv" \
     --index models-sample --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv" \
     --work "$run/base" --out "$run/reranker"
 

@@ -267,6 +267,9 @@ def _tell(results: Results, as_json: bool) -> None:
         return
     for shown in all_tables(results, headline(results)):
         out.print(shown)
+    for name, choice in results.about.get("tuned_on_all", {}).items():
+        settings = ", ".join(f"search.{key} = {value!r}" for key, value in choice.items() if value)
+        out.print(Text(f"{name}, by all queries: {settings}"))
     if results.seen:
         out.print(Text(seen_sentence(results.seen, len(results.queries)), style="bold red"))
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the two bundles that ship: `make models`. Takes some half an hour on two cores; a stopped run goes on.
+# Make the two bundles that ship: `make models`. Takes some two hours on two cores; a stopped run goes on.
 #
 # Needs the products of the ESCI sample as $SHELFRANK_DATA/esci/products.jsonl (part of Amazon's Shopping Queries data
 # set, Apache-2.0) and the `train` extra; the queries are those of deploy/models/graded and the sample shop. ESCI's own
@@ -20,11 +20,15 @@ shelfrank ingest "$esci/products.jsonl" --mapping esci --index models-esci --dea
 shelfrank ingest "$shop/catalog.csv" --mapping "$shop/catalog.toml" --index models-sample \
     --dead-letter "$run/sample.rejected.jsonl"
 
-shelfrank train reranker --name shelf-enzh --base multilingual-e5-small --options "$here/reranker.toml" \
-    --index models-esci --queries "$here/graded/esci.queries.tsv" --qrels "$here/graded/esci.qrels.tsv" \
-    --index models-sample --queries "$here/graded/sample.queries.tsv" --qrels "$here/graded/sample.qrels.tsv" \
-    --index models-sample --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv" \
-    --work "$run/base" --out "$run/reranker"
+reranker() {
+    shelfrank train reranker --name shelf-enzh "$@" --work "$run/base" \
+        --index models-esci --queries "$here/graded/esci.queries.tsv" --qrels "$here/graded/esci.qrels.tsv" \
+        --index models-sample --queries "$here/graded/sample.queries.tsv" --qrels "$here/graded/sample.qrels.tsv" \
+        --index models-sample --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv"
+}
+reranker --base multilingual-e5-small --options "$here/reranker.toml" --out "$run/reranker-first"
+reranker --base "$run/reranker-first/measured/model" --options "$here/reranker-again.toml" --seed 14 \
+    --out "$run/reranker"
 
 for kind in encoder reranker; do
     from=$run/encoder

@@ -87,7 +87,12 @@ def rescore(
     weight = card.blend if blend is None else blend
     first = np.array([hit.first_stage for hit in window])
     if blend is None and card.weights:
-        final = weighed(query, [hit.fields for hit in window], first, scores.values, card.weights)
+        try:
+            final = weighed(query, [hit.fields for hit in window], first, scores.values, card.weights)
+        except Exception as error:  # noqa: BLE001 - an odd field must not cost the shopper the page either
+            return _untouched(
+                window, "error", f"{type(error).__name__} while weighing: {error}", reranker, scores.scored
+            )
     else:
         final = blended(scores.values, first, weight)
     order = np.argsort(-final, kind="stable")

@@ -117,9 +117,7 @@ class Retriever:
             return self._search(index, body, preference)
         words = text_query(query, clauses, self.settings.text_fields)
         if mode == "bm25":
-            return self._search(
-                index, _plain(text_query(query, clauses, self.settings.text_fields), start, count, source), preference
-            )
+            return self._search(index, _plain(words, start, count, source), preference)
         if vector is None:
             raise UsageError(f"Mode {mode} needs an encoder; load one or use --mode bm25.")
         if not self.capabilities.knn:
@@ -207,9 +205,8 @@ def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[s
 
 def text_query(text: str, clauses: Sequence[dict[str, Any]], fields: str) -> dict[str, Any]:
     """BM25 over fields such as "title^3,bullets"; every field that matches adds its score."""
-    match = {
-        "multi_match": {"query": text, "type": "most_fields", "fields": [field.strip() for field in fields.split(",")]}
-    }
+    names = [name.strip() for name in fields.split(",")]
+    match = {"multi_match": {"query": text, "type": "most_fields", "fields": names}}
     return {"bool": {"must": [match], "filter": list(clauses)}}
 
 

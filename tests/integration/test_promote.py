@@ -101,7 +101,7 @@ def upside_down(folder: Path) -> Bundle:
     graph.initializer.append(numpy_helper.from_array(np.array(-1, np.float32), "minus"))
     graph.node.append(helper.make_node("Mul", ["before", "minus"], [name]))
     onnx.save(model, str(folder / "model.onnx"))
-    return write_description(folder, msgspec.structs.replace(bundles.read_description(folder), blend=1.0))
+    return write_description(folder, msgspec.structs.replace(bundles.read_description(folder), blend=1.0, weights={}))
 
 
 def test_a_candidate_as_good_as_the_current_one_is_promoted_with_its_figures(run: Run, tmp_path: Path) -> None:

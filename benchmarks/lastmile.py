@@ -23,7 +23,7 @@ from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
-from reranker.training import lastmile, run
+from reranker.training import lastmile, shops
 from reranker.training.lastmile import Window
 
 
@@ -31,12 +31,12 @@ def windows(shop: Sequence[str], split: str, window: int, reranker: CrossEncoder
     """Windows of a shop's queries of one split (all of them where its file has no splits)."""
     index, queries_file, qrels_file = shop
     queries, qrels = read_queries(Path(queries_file)), read_qrels(Path(qrels_file))
-    source = run.Source(index, [query for query in queries if query.id in qrels], qrels, {})
-    opened = run.open_shop(source, config.load())
+    source = shops.Source(index, [query for query in queries if query.id in qrels], qrels, {})
+    opened = shops.open_shop(source, config.load())
     searcher = Searcher(opened.searcher.retriever, reranker, opened.searcher.settings)
     gain = parse_gains(ESCI_GAINS)
     chosen = [query for query in source.queries if query.columns.get("split", split) == split]
-    return [run.window_of(opened, searcher, query, gain, window) for query in chosen]
+    return [shops.window_of(opened, searcher, query, gain, window) for query in chosen]
 
 
 def told(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:

@@ -35,8 +35,13 @@ def weighed(
     `products` hold the fields that the signals read; both scores are float64 [n], n > 0. A column without a weight
     counts nothing.
     """
+    return np.round(unit(weighted(features(query, products, first, rerank), weights)), _DECIMALS)
+
+
+def weighted(rows: NDArray[np.float64], weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """The weighted sum of each row of `features`: float64 [n]."""
     row = np.array([weights.get(name, 0.0) for name in COLUMNS])
-    return np.round(unit(np.round(features(query, products, first, rerank) @ row, _DECIMALS)), _DECIMALS)
+    return np.asarray(np.round(rows @ row, _DECIMALS), np.float64)
 
 
 def features(

@@ -13,6 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from indexer.errors import BundleError
+from reranker.blend import COLUMNS
 from reranker.registry import current
 from reranker.text import Recipe
 
@@ -71,9 +72,11 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """Changes with the weights, the tokenizer or the recipe: with anything that changes a score."""
+        """Changes with the model, the tokenizer, the recipe or the last mile's weights: with what changes a score."""
         files = self.description.files
-        return f"{self.description.name}-{_digest(files[MODEL], files[TOKENIZER], self._recipe())[:12]}"
+        last = [msgspec.json.encode(self.description.weights, order="sorted").decode()]
+        parts = (files[MODEL], files[TOKENIZER], self._recipe(), *(last if self.description.weights else ()))
+        return f"{self.description.name}-{_digest(*parts)[:12]}"
 
     @property
     def tokens_id(self) -> str:
@@ -126,6 +129,12 @@ def verify(path: Path, kind: Kind) -> Bundle:
     for name in (MODEL, TOKENIZER):
         if name not in description.files:
             raise BundleError(f"{path / DESCRIPTION} lists no {name}; make the bundle again with `shelfrank train`.")
+    unknown = sorted(set(description.weights) - set(COLUMNS))
+    if unknown:
+        raise BundleError(
+            f"{path / DESCRIPTION} weighs {', '.join(unknown)}, which this version does not know. "
+            f"It knows {', '.join(COLUMNS)}."
+        )
     for name, expected in description.files.items():
         if Path(name).name != name:
             raise BundleError(f"{path / DESCRIPTION} names the file {name!r} outside of its folder.")

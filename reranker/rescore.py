@@ -28,7 +28,10 @@ class Candidate(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """What rescoring did. `order` holds positions in the window, best first; lists run parallel to the window."""
+    """What rescoring did. `order` holds positions in the window, best first; lists run parallel to the window.
+
+    `blend` is None where the bundle's weights decided or nothing was rescored.
+    """
 
     status: Status
     reason: str
@@ -85,8 +88,9 @@ def rescore(
         return _untouched(window, "error", reason, reranker, scores.scored)
     card = reranker.bundle.description
     weight = card.blend if blend is None else blend
+    weighs = blend is None and bool(card.weights)
     first = np.array([hit.first_stage for hit in window])
-    if blend is None and card.weights:
+    if weighs:
         try:
             final = weighed(query, [hit.fields for hit in window], first, scores.values, card.weights)
         except Exception as error:  # noqa: BLE001 - an odd field must not cost the shopper the page either
@@ -102,7 +106,7 @@ def rescore(
         window=len(window),
         scored=scores.scored,
         model=reranker.bundle_id,
-        blend=weight,
+        blend=None if weighs else weight,
         order=[int(at) for at in order],
         rerank=[float(value) for value in scores.values],
         final=[float(value) for value in final],

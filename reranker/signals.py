@@ -33,11 +33,20 @@ NAMES = (
     "excluded",
     "audience",
     "category",
+    "color",
+    "price",
 )
-FIELDS = ("title", "brand", "color", "bullets", "category")
+FIELDS = ("title", "brand", "color", "bullets", "category", "price")
+_TEXTS = ("brand", "color", "bullets", "category")
 _MAX_CHARACTERS = 1500  # of a field; what stands later tells little and costs time
 
 _HAN = "㐀-鿿"
+
+
+def _han(word: str) -> bool:
+    return "㐀" <= word[0] <= "鿿"
+
+
 _TERM = re.compile(rf"\d+(?:\.\d+)?|[^\W\d_{_HAN}]+|[{_HAN}]+")
 _EXCLUDES = re.compile(
     rf"\b(?:without(?: any| a| an| the)?|excluding|except|not|no|non)[\s-]+([^\W_{_HAN}]+)"
@@ -49,6 +58,43 @@ _AFTER_HEAD = re.compile(r"\b(?:for|with|without|in|under|by|of|to|from|that|not
 _STOP = frozenset(
     "a|an|and|any|are|at|by|for|from|in|is|it|my|no|non|not|of|on|or|the|to|under|with|without".split("|")  # noqa: SIM905
 )
+_NUMBER = r"(\d+(?:\.\d+)?)(?![\d.])"
+_OF_SOMETHING_ELSE = (
+    r"(?!\s*(?:%|(?:inch|in|cm|mm|ft|feet|foot|yard|oz|ounce|lb|pound|kg|g|gram|ml|l|gallon|year|yr|month|day|hour|"
+    r"minute|watt|w|v|volt|mah|gb|tb|mp|hz|mph|piece|pc|pack|calorie|carb|people|person)e?s?\b))"
+)
+_AT_MOST = re.compile(
+    rf"\b(?:under|below|less than|cheaper than|at most)\s*[$¥￥€£]?\s*{_NUMBER}{_OF_SOMETHING_ELSE}"
+    rf"|{_NUMBER}\s*[元块]?\s*(?:以下|以内|之内|内)"
+    rf"|(?:低于|不超过|不到|少于)\s*[¥￥]?\s*{_NUMBER}\s*[元块]?"
+)
+_AT_LEAST = re.compile(
+    rf"\b(?:over|above|more than|at least|from)\s*[$¥￥€£]\s*{_NUMBER}"
+    rf"|{_NUMBER}\s*[元块]\s*(?:以上|起)"
+)
+_COLORS = {
+    word: words.split()[0]
+    for words in (
+        "black 黑",
+        "white ivory 白",
+        "red burgundy 红",
+        "blue navy 蓝",
+        "green olive 绿",
+        "yellow 黄",
+        "pink rose 粉",
+        "purple violet lavender 紫",
+        "orange 橙",
+        "brown tan chocolate 棕 咖",
+        "gray grey charcoal 灰",
+        "silver 银",
+        "gold golden 金",
+        "beige cream 米",
+        "teal turquoise",
+        "clear transparent 透明",
+    )
+    for word in words.split()
+}
+_HAN_COLOR = re.compile("(" + "|".join(word for word in _COLORS if _han(word)) + ")色")
 _AUDIENCES = (
     frozenset(("men", "man", "mens", "male", "him", "男", "男士", "男款", "爸爸")),
     frozenset(("women", "woman", "womens", "lady", "ladies", "female", "her", "女", "女士", "女款", "妈妈")),
@@ -63,16 +109,21 @@ _AUDIENCES = (
 
 class _Product(msgspec.Struct):
     title: list[str]
-    title_set: set[str]
+    title_set: set[str]  # with neighbouring words joined, for "chrome cast"
     everything: set[str]
     folded: str
     brand: str
     category: str
+    colors: set[str]
+    color: str
+    price: float
 
 
 class _Query(msgspec.Struct):
     terms: list[str]
     excluded: set[str]
+    colors: set[str]
+    prices: tuple[float, float]  # lowest and highest wanted
     numbers: set[str]
     head: str
     folded: str
@@ -88,6 +139,8 @@ def signals(query: str, products: Sequence[Mapping[str, Any]], first: NDArray[np
         return np.zeros((0, len(NAMES)))
     asked = _read_query(query)
     read = [_read_product(product) for product in products]
+    for product in read:
+        _join(asked.terms, product)
     rarity = _rarity(asked.terms, [product.everything for product in read])
     brands = {product.brand for product in read if len(product.brand) > 1}
     named = {brand for brand in brands if _names(asked.folded, brand)}
@@ -105,6 +158,8 @@ def signals(query: str, products: Sequence[Mapping[str, Any]], first: NDArray[np
             _excluded(asked.excluded, product),
             _audience(asked.terms, product.title_set),
             share[product.category] if product.category else 0.0,
+            _color(asked.colors, product.colors),
+            _price(asked.prices, product.price),
         )
         for product in read
     ]
@@ -126,8 +181,8 @@ def terms_of(text: str) -> list[str]:
 def _read_query(query: str) -> _Query:
     folded = _fold(query)
     excluded: set[str] = set()
-    kept = folded
-    for match in _EXCLUDES.finditer(folded):
+    kept, prices = _prices(folded)
+    for match in _EXCLUDES.finditer(kept):
         word = next(_singular(group) for group in match.groups() if group)
         # Nothing says where a Han word ends, so two characters of it may be all of it.
         excluded.update({word, word[:2]} if _han(word) else {word} - _STOP)
@@ -135,18 +190,58 @@ def _read_query(query: str) -> _Query:
     terms = list(dict.fromkeys(term for term in terms_of(kept) if term not in _STOP))
     front = [term for term in terms_of(_AFTER_HEAD.split(kept)[0]) if term not in _STOP and not term[0].isdigit()]
     numbers = {term for term in terms if term[0].isdigit()}
-    return _Query(terms, excluded, numbers, front[-1] if front else "", folded)
+    return _Query(terms, excluded, _colors_of(kept), prices, numbers, front[-1] if front else "", folded)
+
+
+def _prices(query: str) -> tuple[str, tuple[float, float]]:
+    """The query without its limits of price, and the lowest and highest price wanted."""
+    low, high = 0.0, math.inf
+    for match in _AT_MOST.finditer(query):
+        high = min(high, *(float(group) for group in match.groups() if group))
+    for match in _AT_LEAST.finditer(query):
+        low = max(low, *(float(group) for group in match.groups() if group))
+    return _AT_LEAST.sub(" ", _AT_MOST.sub(" ", query)), (low, high)
+
+
+def _colors_of(text: str) -> set[str]:
+    words = {_COLORS[term] for term in terms_of(text) if term in _COLORS}
+    return words | {_COLORS[match.group(1)] for match in _HAN_COLOR.finditer(text)}
+
+
+def _join(terms: Sequence[str], product: _Product) -> None:
+    """Let "chrome cast" find "chromecast" and the other way round."""
+    joined = {"".join(two): two for two in itertools.pairwise(terms) if not any(map(_han, two))}
+    for whole, two in joined.items():
+        if whole in product.title_set:
+            product.title_set.update(two)
+            product.everything.update(two)
+    there = {"".join(two) for two in itertools.pairwise(product.title)}
+    found = {term for term in terms if len(term) > 5 and not _han(term) and term in there}
+    product.title_set |= found
+    product.everything |= found
 
 
 def _read_product(product: Mapping[str, Any]) -> _Product:
-    texts = {name: field_text(product.get(name))[:_MAX_CHARACTERS] for name in FIELDS}
+    texts = {name: field_text(product.get(name))[:_MAX_CHARACTERS] for name in ("title", *_TEXTS)}
     title = terms_of(texts["title"])
     everything = set(title)
-    for name in FIELDS[1:]:
+    for name in _TEXTS:
         everything.update(terms_of(texts[name]))
     category = product.get("category")
     leaf = str(category[-1]) if isinstance(category, (list, tuple)) and category else texts["category"]
-    return _Product(title, set(title), everything, _fold(texts["title"]), _fold(texts["brand"]).strip(), leaf)
+    folded, color = _fold(texts["title"]), _fold(texts["color"])
+    price = product.get("price")
+    return _Product(
+        title,
+        set(title),
+        everything,
+        folded,
+        _fold(texts["brand"]).strip(),
+        leaf,
+        _colors_of(color) or _colors_of(folded),
+        color,
+        float(price) if isinstance(price, (int, float)) and price > 0 else 0.0,
+    )
 
 
 def _fold(text: str) -> str:
@@ -187,7 +282,7 @@ def _head(head: str, product: _Product) -> float:
     """How early the title says what the query says it is; -1 where it never does."""
     if not head:
         return 0.0
-    if head not in product.title_set:
+    if head not in product.title:
         return -1.0
     return 1.0 - product.title.index(head) / len(product.title)
 
@@ -220,16 +315,34 @@ def _numbers(asked: set[str], found: set[str]) -> float:
 
 
 def _excluded(excluded: set[str], product: _Product) -> float:
-    """1 where the title has what the query excludes and does not exclude it itself."""
+    """1 where title or colour have what the query excludes, -1 where the title says that it is not there."""
     if not excluded:
         return 0.0
-    title = _EXCLUDES.sub(" ", product.folded)
-    words = set(terms_of(title))
-    return float(any((_han(word) and word in title) or word in words for word in excluded))
+    kept = _EXCLUDES.sub(" ", product.folded)
+    shown = f"{kept} {product.color}"
+    words = terms_of(shown)
+    if any((word in shown) if _han(word) else _has_word(word, words) for word in excluded):
+        return 1.0
+    without = terms_of(" ".join(match.group() for match in _EXCLUDES.finditer(product.folded)))
+    return -float(any(word in without for word in excluded))
 
 
-def _han(word: str) -> bool:
-    return "㐀" <= word[0] <= "鿿"
+def _has_word(word: str, words: Sequence[str]) -> bool:
+    """Whether a word is there, or a longer one that begins with it and is no denial of it ("hood", "hooded")."""
+    long = len(word) > 3
+    return any(each == word or (long and each.startswith(word) and not each.endswith("less")) for each in words)
+
+
+def _color(asked: set[str], found: set[str]) -> float:
+    """1 where the product has a colour that the query names, -1 where it has only others."""
+    if not asked or not found:
+        return 0.0
+    return 1.0 if asked & found else -1.0
+
+
+def _price(wanted: tuple[float, float], price: float) -> float:
+    """1 where the price lies outside what the query allows."""
+    return float(price > 0 and not wanted[0] <= price <= wanted[1])
 
 
 def _audience(terms: Sequence[str], title: set[str]) -> float:

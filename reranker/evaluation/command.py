@@ -34,7 +34,7 @@ from reranker.evaluation.runs import (
 )
 from reranker.evaluation.strata import groups_by
 from reranker.evaluation.tables import all_tables, difference_table, seen_sentence, table
-from reranker.evaluation.tuning import Tuned, tuned_runs
+from reranker.evaluation.tuning import Tuned, make_folds, tuned_runs
 from reranker.search import Searcher
 
 __all__ = ["difference_table", "evaluate", "run_all", "seen_sentence", "table"]
@@ -67,7 +67,7 @@ _RESERVED = ("comparison", "queries")  # keys of the JSON answer
 @click.option("--unseen", is_flag=True, help="Only queries that the reranker was not trained on.")
 @click.option("--by", multiple=True, help="Also show groups of queries: a column of theirs, language or length.")
 @click.option("--window", type=click.IntRange(0), help="Hits to rerank; default search.window.")
-@click.option("--folds", type=int, default=0, help="Also the first stage tuned on the other folds' queries.")
+@click.option("--folds", type=int, default=0, help="Also first stage and reranker tuned on the other folds' queries.")
 @click.option("--per-query", type=_NEW_FILE, help="Write JSON lines, or .tsv.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Write a TREC run of each system.")
 @click.option("--html", type=_NEW_FILE, help="Write a page with plots and every query's results.")
@@ -134,6 +134,8 @@ def evaluate(
             queries, seen = [query for query in queries if query.id not in seen], []
             if not queries:
                 raise InputError("The reranker was trained on every one of these queries. Judge some new ones.")
+        if folds:
+            make_folds(len(queries), folds, seed)  # says before the searches what cannot be
         pool = qrels if protocol == "judged" else None
         runs = run_all(searcher, index, queries, systems, window, pool)
         if folds:
@@ -202,7 +204,8 @@ def _check(
     if folds and not any(system.mode != "bm25" for system in systems):
         raise UsageError("--folds tunes the fusion of words and vectors: name vector, hybrid or rerank in --systems.")
     if folds:
-        names += ["bm25-tuned", "min_max-tuned", "rrf-tuned", "fusion-tuned", "rerank-tuned"]
+        names += [f"{name}-tuned" for name in ("bm25", "min_max", "rrf", "fusion")]
+        names += ["rerank-tuned", "rerank-refit"] if any(system.rerank for system in systems) else []
     if not names:
         raise UsageError("There is nothing to evaluate. Name --systems, or --run NAME=FILE.")
     if options.baseline and options.baseline not in names:

@@ -1,7 +1,8 @@
-"""The strongest plain first stage, tuned on other queries than it is measured on.
+"""The strongest plain first stage, tuned on other queries than it is measured on, and the reranker tuned likewise.
 
 A reranker that beats an untuned baseline has shown little. So fields and weights of BM25, and how its list is fused
-with the vector's, are chosen by nDCG@10 on all folds but one and measured on that one, in turn.
+with the vector's, are chosen by nDCG@10 on all folds but one and measured on that one, in turn. The reranker comes on
+top of the fusion twice: with the weights it carries, and with those weights refitted on the same folds.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from indexer.client import call
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Search
 from reranker import fusion, signals
+from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, features, weighted
 from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.evaluation.runs import DEPTH, SHOWN, UNFINISHED, Run, System, in_pool
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, rescore
+from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, rescore
 from reranker.retrieval import bounded, text_query, vector_query
+from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
+from reranker.training.lastmile import Window, refit
 
 FIELDS = (
     Search().text_fields,
@@ -81,7 +85,8 @@ def tuned_runs(
     on_query: Callable[[], None] = lambda: None,
 ) -> Tuned:
     """Runs `bm25-tuned`, `min_max-tuned`, `rrf-tuned`, `fusion-tuned` (the better of the two in each fold's training
-    queries) and, with a reranker, `rerank-tuned`: the same window rescored. With a `pool` judged products alone.
+    queries) and, with a reranker, `rerank-tuned`: the same window rescored, and `rerank-refit`: rescored with weights
+    refitted on the fold's training queries. With a `pool` judged products alone.
 
     Raises UsageError when there are fewer queries than folds, and ClusterError when the cluster fails.
     """
@@ -99,19 +104,24 @@ def tuned_runs(
     )
     everything = np.arange(len(queries))
     runs = [Run(System(f"{name}-tuned", "bm25" if name == "bm25" else "hybrid", rerank=False)) for name in _GROUPS]
-    last = Run(System("rerank-tuned", "hybrid", rerank=True))
     for part in parts:
-        training = np.setdiff1d(everything, part)
         for run, kinds in zip(runs, _GROUPS.values(), strict=True):
-            choice = best(values, training, kinds)
+            choice = best(values, np.setdiff1d(everything, part), kinds)
             for at in part:
                 run.rankings[queries[at].id] = list(ranking(found[at], choice))[:DEPTH]
-        for at in part if searcher.reranker else ():
-            scores = ranking(found[at], best(values, training, _GROUPS["fusion"]))
-            _rescore(last, searcher, index, queries[at], scores, len(scores) if pool is not None else window)
-            on_query()
     chosen = {f"{name}-tuned": best(values, everything, kinds) for name, kinds in _GROUPS.items()}
-    made = [*runs, *([last] if searcher.reranker else [])]
+    made = list(runs)
+    if searcher.reranker:
+        choices = [best(values, np.setdiff1d(everything, part), _GROUPS["fusion"]) for part in parts]
+        rows: dict[Choice, list[_Rescored]] = {}
+        for choice in dict.fromkeys(choices):
+            rows[choice] = []
+            for query, lists in zip(queries, found, strict=True):
+                scores = ranking(lists, choice)
+                size = len(scores) if pool is not None else window
+                rows[choice].append(_rescored(searcher, index, query, scores, size))
+                on_query()
+        made += _reranked(queries, gains, parts, [rows[choice] for choice in choices], searcher.reranker)
     return Tuned([in_pool(run, pool) for run in made] if pool is not None else made, chosen)
 
 
@@ -165,7 +175,17 @@ def fetch(searcher: Searcher, index: str, query: str, ids: Sequence[str] = ()) -
     return Lists(dict(zip(FIELDS, texts, strict=True)), nearest)
 
 
-def _rescore(run: Run, searcher: Searcher, index: str, query: Query, scores: Mapping[str, float], window: int) -> None:
+class _Rescored(msgspec.Struct, frozen=True):
+    """One query's window as the bundle's own weights order it, and what a refit needs to order it otherwise."""
+
+    ids: list[str]
+    tail: list[str]
+    titles: dict[str, str]
+    outcome: Outcome
+    features: NDArray[np.float64]
+
+
+def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str, float], window: int) -> _Rescored:
     assert searcher.reranker is not None
     ids = list(scores)
     recipe = [field.name for field in searcher.reranker.bundle.description.recipe.fields]
@@ -179,10 +199,44 @@ def _rescore(run: Run, searcher: Searcher, index: str, query: Query, scores: Map
     fields = {document["_id"]: document.get("_source") or {} for document in got["docs"]}
     blend = searcher.settings.search.blend
     candidates = [Candidate(key, scores[key], fields[key]) for key in head]
-    outcome = rescore(bounded(query.text), candidates, searcher.reranker, None if blend < 0 else blend)
-    run.rankings[query.id] = [head[at] for at in outcome.order] + tail
-    run.statuses[query.id] = outcome.status
-    shown = run.rankings[query.id][:SHOWN]
-    run.titles.update({key: str(fields[key].get("title", "")) for key in shown if key in fields})
-    if outcome.status in UNFINISHED:
-        run.faults[query.id] = outcome.reason
+    text = bounded(query.text)
+    outcome = rescore(text, candidates, searcher.reranker, None if blend < 0 else blend)
+    rows = np.zeros((0, len(COLUMNS)))
+    if outcome.status == "applied":
+        first, rerank = (np.array(each, float) for each in ([scores[key] for key in head], outcome.rerank))
+        rows = features(text, [fields[key] for key in head], first, rerank)
+    titles = {key: str(fields[key].get("title", "")) for key in head}
+    return _Rescored(head, tail, titles, outcome, rows)
+
+
+def _reranked(
+    queries: Sequence[Query],
+    gains: Sequence[Mapping[str, float]],
+    parts: Sequence[NDArray[np.int64]],
+    rows: Sequence[Sequence[_Rescored]],
+    reranker: CrossEncoder,
+) -> list[Run]:
+    """Runs `rerank-tuned` and `rerank-refit`; `rows` hold, for each part, all queries on that part's first stage."""
+    card = reranker.bundle.description
+    start = card.weights or {FIRST_STAGE: 1 - card.blend, RERANK: card.blend}
+    runs = [Run(System(name, "hybrid", rerank=True)) for name in ("rerank-tuned", "rerank-refit")]
+    for part, found in zip(parts, rows, strict=True):
+        windows = [
+            Window(tuple(row.ids), row.features, each) if len(row.features) else Window((), row.features, {})
+            for row, each in zip(found, gains, strict=True)
+        ]
+        weights = refit([windows[at] for at in np.setdiff1d(np.arange(len(queries)), part)], start)
+        for at in part:
+            row, key = found[at], queries[at].id
+            orders = [row.outcome.order, row.outcome.order]
+            if row.outcome.status == "applied":
+                orders[1] = list(map(int, np.argsort(-weighted(row.features, weights), kind="stable")))
+            for run, order in zip(runs, orders, strict=True):
+                run.rankings[key] = [row.ids[place] for place in order] + row.tail
+                run.statuses[key] = row.outcome.status
+                run.titles.update(
+                    {shown: row.titles[shown] for shown in run.rankings[key][:SHOWN] if shown in row.titles}
+                )
+                if row.outcome.status in UNFINISHED:
+                    run.faults[key] = row.outcome.reason
+    return runs

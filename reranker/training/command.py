@@ -10,20 +10,35 @@ import click
 import msgspec
 import numpy as np
 
+from indexer import client as clusters
 from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
 from indexer.terminal import emit_json, err, progress
 from reranker.bundle import Bundle, Description, Layout, fingerprint
 from reranker.training.prepare.command import check, prepare
+from reranker.training.shops import Source, open_shop, paired, read_products
+from reranker.training.weights import weights
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _HELP = {"help_option_names": ["-h", "--help"]}
+_LIGHT = ("prepare", "check", "weights")  # these need no training library
+_BASE = click.option(
+    "--base",
+    default="multilingual-e5-small",
+    show_default=True,
+    help="Base model: the packaged one, a folder, or a hub name.",
+)
+_WORK = click.option(
+    "--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 @click.group(context_settings=_HELP)
-def train() -> None:
-    """Make model bundles. Needs the `train` extra; serving does not.
+@click.pass_context
+def train(context: click.Context) -> None:
+    """Make model bundles. All but prepare, check and weights need the `train` extra; serving does not.
 
     \b
     Examples:
@@ -31,22 +46,20 @@ def train() -> None:
       shelfrank train pretrain --index shop --out runs/read
       shelfrank train reranker --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop
     """
+    if context.invoked_subcommand in _LIGHT:
+        return
     if find_spec("torch") is None or find_spec("optimum") is None:
         raise UsageError("Training needs torch and optimum: pip install 'shelfrank[train]'")
 
 
 train.add_command(prepare)
 train.add_command(check)
+train.add_command(weights)
 
 
 @train.command(context_settings=_HELP)
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the bundle.")
-@click.option(
-    "--base",
-    default="multilingual-e5-small",
-    show_default=True,
-    help="Base model: the packaged one, a folder, or a hub name.",
-)
+@_BASE
 @click.option("--texts", type=_FILE, multiple=True, help="Text files whose words the vocabulary must keep.")
 @click.option("--whole-vocabulary", is_flag=True, help="Keep every piece of the base's vocabulary.")
 @click.option("--index", "indexes", multiple=True, help="Fine-tune on this shop's judged queries; may be given again.")
@@ -56,8 +69,8 @@ train.add_command(check)
 @click.option("--qrels", type=_FILE, multiple=True, help="TSV: query_id, product_id, grade.")
 @click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
 @click.option("--options", type=_FILE, help="TOML with [encoder] settings of fine-tuning.")
-@click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@_WORK
+@_JSON
 def encoder(
     out: Path,
     base: str,
@@ -88,7 +101,7 @@ def encoder(
     if indexes or queries or qrels:
         chosen = _options(options).get("encoder", {})
         folder, learned = _tune_encoder(
-            folder, _same(indexes, queries, qrels), gains, chosen, out.with_name(f"{out.name}-model")
+            folder, paired(indexes, queries, qrels), gains, chosen, out.with_name(f"{out.name}-model")
         )
     about = Description(
         format=1,
@@ -111,16 +124,11 @@ def encoder(
 @train.command(context_settings=_HELP)
 @click.option("--index", "indexes", multiple=True, required=True, help="Index of the shop; may be given again.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the new base; a stopped run goes on from it.")
-@click.option(
-    "--base",
-    default="multilingual-e5-small",
-    show_default=True,
-    help="Base model: the packaged one, a folder, or a hub name.",
-)
+@_BASE
 @click.option("--epochs", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
+@_WORK
 @click.option("--seed", default=13, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@_JSON
 def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: Path, seed: int, as_json: bool) -> None:
     """Let a base model read the catalogue: hidden words, and which text belongs to which title.
 
@@ -131,16 +139,15 @@ def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: 
       shelfrank train pretrain --index shop --out runs/read
       shelfrank train reranker --base runs/read --index shop --queries queries.tsv --qrels qrels.tsv --out runs/shop
     """
-    from reranker.training import run
     from reranker.training.pretrain import Options
     from reranker.training.pretrain import pretrain as read
 
-    settings = config.load()
+    client = clusters.connect(config.load())
     err.print("Reading the catalogues …")
     products = [
         product
         for index in indexes
-        for product in run.read_products(settings, index, ("title", "bullets", "description")).values()
+        for product in read_products(client, index, ("title", "bullets", "description")).values()
     ]
     folder, _ = prepare_base(base, work, (" ".join(map(str, product.values())) for product in products))
     with progress() as bar:
@@ -166,21 +173,16 @@ def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: 
 )
 @click.option("--qrels", type=_FILE, multiple=True, required=True, help="TSV: query_id, product_id, grade.")
 @click.option("--out", type=_FOLDER, required=True, help="Run folder; a stopped run goes on from it.")
-@click.option(
-    "--base",
-    default="multilingual-e5-small",
-    show_default=True,
-    help="Base model: the packaged one, a folder, or a hub name.",
-)
+@_BASE
 @click.option("--name", default="reranker", show_default=True, help="Name on the bundle's card.")
 @click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
 @click.option("--options", type=_FILE, help="TOML with [data] and [finetune] settings.")
 @click.option("--dev-share", default=0.15, show_default=True, help="Queries for choosing the blend.")
 @click.option("--test-share", default=0.25, show_default=True, help="Queries kept for the figures.")
 @click.option("--refit", is_flag=True, help="After measuring, train again on all queries and keep that.")
-@click.option("--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base.")
+@_WORK
 @click.option("--seed", default=13, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@_JSON
 def reranker(
     indexes: tuple[str, ...],
     queries: tuple[Path, ...],
@@ -212,14 +214,14 @@ def reranker(
 
     chosen = _options(options)
     sources = []
-    for index, query_file, qrels_file in _same(indexes, queries, qrels):
+    for index, query_file, qrels_file in paired(indexes, queries, qrels):
         judged = read_queries(query_file)
         named = {query.id: query.columns["split"] for query in judged if "split" in query.columns}
         split = named or make_splits(sorted(query.id for query in judged), dev_share, test_share, seed)
-        sources.append(run.Source(index, judged, read_qrels(qrels_file), split, sealed=bool(named)))
+        sources.append(Source(index, judged, read_qrels(qrels_file), split, sealed=bool(named)))
     settings = config.load()
     err.print("Reading the catalogues …")
-    shops = [run.open_shop(source, settings) for source in sources]
+    shops = [open_shop(source, settings) for source in sources]
     texts = (" ".join(map(str, product.values())) for shop in shops for product in shop.products.values())
     folder, licence = prepare_base(base, work, texts)
     plan = run.Plan(
@@ -246,13 +248,6 @@ def reranker(
     _done(bundle, as_json)
 
 
-def _same(indexes: Sequence[str], queries: Sequence[Path], qrels: Sequence[Path]) -> list[tuple[str, Path, Path]]:
-    """Index, queries and judgments of each shop. Raises UsageError when one of them lacks another."""
-    if not len(indexes) == len(queries) == len(qrels):
-        raise UsageError("Give --index, --queries and --qrels the same number of times, one of each for a shop.")
-    return list(zip(indexes, queries, qrels, strict=True))
-
-
 def _tune_encoder(
     base: Path, shops: Sequence[tuple[str, Path, Path]], gains: str, chosen: Mapping[str, object], out: Path
 ) -> tuple[Path, tuple[str, ...]]:
@@ -260,14 +255,14 @@ def _tune_encoder(
     from reranker.evaluation.compare import parse_gains
     from reranker.evaluation.judgments import read_qrels, read_queries
     from reranker.evaluation.metrics import gains_of
-    from reranker.training import contrastive, recipes, run
+    from reranker.training import contrastive, recipes
 
-    settings, gain = config.load(), parse_gains(gains)
+    client, gain = clusters.connect(config.load()), parse_gains(gains)
     fields = [field.name for field in recipes.ENCODER.fields]
     products: dict[str, dict[str, object]] = {}
     judged = []
     for index, query_file, qrels_file in shops:
-        found = run.read_products(settings, index, fields)
+        found = read_products(client, index, fields)
         products |= {f"{index}/{key}": product for key, product in found.items()}
         grades = read_qrels(qrels_file)
         for query in read_queries(query_file):
@@ -280,6 +275,8 @@ def _tune_encoder(
 
         def on_step(step: int, steps: int, loss: float) -> None:
             bar.update(task, completed=step, total=steps, description=f"encoder (loss {loss:.3f})")
+            if not err.is_terminal and step % 20 == 0:
+                err.print(f"encoder: step {step} of {steps}, loss {loss:.3f}")
 
         options = msgspec.convert(dict(chosen), contrastive.Options)
         folder = contrastive.finetune_encoder(base, judged, products, recipes.ENCODER, out, options, on_step)

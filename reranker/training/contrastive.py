@@ -37,6 +37,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 2e-5
     warmup: float = 0.1
     weight_decay: float = 0.01
+    frozen_layers: int = 0  # the lowest layers, which stay as they are
+    max_tokens: int = 0  # of a product while training; 0: as many as in serving
     seed: int = 13
 
 
@@ -97,7 +99,10 @@ def finetune_encoder(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModel.from_pretrained(str(base)).to(device).train()
     model.get_input_embeddings().requires_grad_(False)
-    texts = Texts(base, products, recipe)
+    if options.frozen_layers:
+        model.embeddings.requires_grad_(False)
+        model.encoder.layer[: options.frozen_layers].requires_grad_(False)
+    texts = Texts(base, products, recipe, options.max_tokens)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
     )
@@ -126,10 +131,13 @@ def finetune_encoder(
 class Texts:
     """Token ids of queries and products as the encoder reads them in serving; products are made once."""
 
-    def __init__(self, base: Path, products: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
+    def __init__(
+        self, base: Path, products: Mapping[str, Mapping[str, Any]], recipe: Recipe, max_tokens: int = 0
+    ) -> None:
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         self.layout: Layout = layout_of(self._tokenizer, export.pad_id(base))
         self._recipe = recipe
+        self._max_tokens = min(max_tokens or recipe.max_tokens, recipe.max_tokens)
         self._products = products
         self._made: dict[str, Pair] = {}
 
@@ -142,7 +150,7 @@ class Texts:
         return self._made[key]
 
     def _framed(self, ids: Sequence[int]) -> Pair:
-        room = self._recipe.max_tokens - len(self.layout.begin) - len(self.layout.end)
+        room = self._max_tokens - len(self.layout.begin) - len(self.layout.end)
         row = [*self.layout.begin, *ids[:room], *self.layout.end]
         return Pair(row, [0] * len(row))
 

@@ -1,7 +1,8 @@
 """Fit the weights of the last mile on judged windows that the reranker was not trained on.
 
 Loss of a window: the cross entropy between its gains, made a distribution, and the softmax of the weighted features
-(ListNet; Cao et al. 2007), plus a small ridge penalty. It is convex, so the same windows give the same weights.
+(ListNet; Cao et al. 2007), plus a small ridge penalty for leaving the weights it starts from. It is convex, so the
+same windows give the same weights, and Newton's method finds them in a few steps without a training library.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from reranker.blend import COLUMNS
+from reranker.blend import COLUMNS, weighted
 from reranker.evaluation.metrics import ndcg
 
 RIDGE = 0.01
-_STEPS = 100
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # how firmly a refit may hold on to the weights that it starts from
+_STEPS = 50
+_ENOUGH = 1e-9  # a step whose loss falls by less is the last one
 _DECIMALS = 4
 
 
@@ -34,43 +36,73 @@ class Window(msgspec.Struct, frozen=True):
 
     def value(self, scores: NDArray[np.float64]) -> float:
         """nDCG@10 of the candidates ordered by some scores; equal scores keep first-stage order."""
-        order = np.argsort(-np.round(scores, 6), kind="stable")
+        order = np.argsort(-scores, kind="stable")
         return ndcg([self.ids[at] for at in order], self.gains, 10)
 
 
-def fit(windows: Sequence[Window], ridge: float = RIDGE, columns: Sequence[str] = COLUMNS) -> dict[str, float]:
+def fit(
+    windows: Sequence[Window],
+    ridge: float = RIDGE,
+    columns: Sequence[str] = COLUMNS,
+    start: Mapping[str, float] | None = None,
+) -> dict[str, float]:
     """Weight of each of some columns of `COLUMNS`. What nobody judged says nothing and is left out.
 
-    Empty when no window has two judged candidates, one of them with a gain.
+    `ridge` pulls towards the weights of `start`, or towards 0. Empty when no window has two judged candidates, one of
+    them with a gain.
     """
     at = [COLUMNS.index(name) for name in columns]
-    parts = []
-    for window in windows:
-        targets = window.targets()
-        known = np.isfinite(targets)
-        if known.sum() > 1 and targets[known].sum() > 0:
-            wanted = torch.tensor(targets[known])
-            parts.append((torch.tensor(window.features[known][:, at]), wanted / wanted.sum()))
-    if not parts:
+    judged = _Judged.of(windows, at)
+    if judged is None:
         return {}
-    weights = torch.zeros(len(at), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    origin = np.array([(start or {}).get(name, 0.0) for name in columns])
+    weights = origin.copy()
+    penalty = ridge / len(at)
+    loss = judged.loss(weights) + penalty * float(((weights - origin) ** 2).sum())
+    for _ in range(_STEPS):
+        gradient, curvature = judged.slopes(weights)
+        gradient += 2 * penalty * (weights - origin)
+        step = np.linalg.solve(curvature + 2 * penalty * np.eye(len(at)), gradient)
+        length = 1.0
+        while True:
+            tried = weights - length * step
+            found = judged.loss(tried) + penalty * float(((tried - origin) ** 2).sum())
+            if found <= loss or length < 1e-6:
+                break
+            length /= 2
+        gained = loss - found
+        if gained > 0:
+            weights, loss = tried, found
+        if gained < _ENOUGH:
+            break
+    return dict(zip(columns, np.round(weights, _DECIMALS).tolist(), strict=True))
 
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        losses = [-(wanted * torch.log_softmax(rows @ weights, 0)).sum() for rows, wanted in parts]
-        total = torch.stack(losses).mean() + ridge * (weights**2).mean()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return dict(zip(columns, np.round(weights.detach().numpy(), _DECIMALS).tolist(), strict=True))
+def refit(windows: Sequence[Window], start: Mapping[str, float], folds: int = 5, seed: int = 13) -> dict[str, float]:
+    """Weights that hold on to `start` as firmly as held-out windows like best; `start` itself where that is best.
+
+    For a shop with some dozen judged queries of its own, and weights that many other queries gave.
+    """
+    usable = [window for window in windows if _Judged.of([window], range(len(COLUMNS))) is not None]
+    if len(usable) < 2 * folds:
+        return dict(start)
+    order = np.random.default_rng(seed).permutation(len(usable))
+    parts = [
+        ([usable[at] for at in np.setdiff1d(order, order[fold::folds])], [usable[at] for at in order[fold::folds]])
+        for fold in range(folds)
+    ]
+    losses = {
+        ridge: sum(_loss(part, fit(others, ridge, start=start)) * len(part) for others, part in parts)
+        for ridge in RIDGES
+    }
+    kept = sum(_loss(part, start) * len(part) for _, part in parts)
+    ridge = min(losses, key=lambda each: losses[each])
+    return fit(usable, ridge, start=start) if losses[ridge] < kept else dict(start)
 
 
 def values(windows: Sequence[Window], weights: Mapping[str, float]) -> NDArray[np.float64]:
     """nDCG@10 of each window under some weights: float64 [windows]."""
-    row = np.array([weights.get(name, 0.0) for name in COLUMNS])
-    return np.array([window.value(window.features @ row) for window in windows])
+    return np.array([window.value(weighted(window.features, weights)) for window in windows])
 
 
 def held_out_values(windows: Sequence[Window], folds: int = 5, seed: int = 13) -> NDArray[np.float64]:
@@ -81,3 +113,50 @@ def held_out_values(windows: Sequence[Window], folds: int = 5, seed: int = 13) -
         others = np.setdiff1d(order, part)
         found[part] = values([windows[at] for at in part], fit([windows[at] for at in others]))
     return found
+
+
+class _Judged(msgspec.Struct, frozen=True):
+    """Judged candidates of all windows, padded: features [windows, n, columns], targets and there [windows, n]."""
+
+    features: NDArray[np.float64]
+    targets: NDArray[np.float64]
+    there: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, windows: Sequence[Window], columns: Sequence[int]) -> _Judged | None:
+        parts = []
+        for window in windows:
+            targets = window.targets()
+            known = np.isfinite(targets)
+            if known.sum() > 1 and targets[known].sum() > 0:
+                parts.append((window.features[known][:, list(columns)], targets[known] / targets[known].sum()))
+        if not parts:
+            return None
+        most = max(len(rows) for rows, _ in parts)
+        features = np.zeros((len(parts), most, len(columns)))
+        wanted, there = np.zeros((len(parts), most)), np.zeros((len(parts), most), bool)
+        for at, (rows, targets) in enumerate(parts):
+            features[at, : len(rows)], wanted[at, : len(rows)], there[at, : len(rows)] = rows, targets, True
+        return cls(features, wanted, there)
+
+    def _log_shares(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        scores = np.where(self.there, self.features @ weights, -np.inf)
+        scores -= scores.max(1, keepdims=True)
+        return np.asarray(scores - np.log(np.exp(scores).sum(1, keepdims=True)), np.float64)
+
+    def loss(self, weights: NDArray[np.float64]) -> float:
+        shares = np.where(self.there, self._log_shares(weights), 0.0)
+        return float(-(self.targets * shares).sum() / len(self.targets))
+
+    def slopes(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Gradient [columns] and Hessian [columns, columns] of the loss."""
+        shares = np.exp(self._log_shares(weights))
+        gradient = np.einsum("wn,wnc->c", shares - self.targets, self.features)
+        means = np.einsum("wn,wnc->wc", shares, self.features)
+        hessian = np.einsum("wn,wnc,wnd->cd", shares, self.features, self.features) - means.T @ means
+        return gradient / len(shares), hessian / len(shares)
+
+
+def _loss(windows: Sequence[Window], weights: Mapping[str, float]) -> float:
+    judged = _Judged.of(windows, range(len(COLUMNS)))
+    return judged.loss(np.array([weights.get(name, 0.0) for name in COLUMNS])) if judged else 0.0

@@ -15,54 +15,25 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from opensearchpy.helpers import scan
 
-from indexer import client as clusters
 from indexer.errors import InputError
-from indexer.settings import Models, Settings
-from reranker import signals
-from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, features
+from indexer.settings import Models
+from reranker.blend import FIRST_STAGE, RERANK
 from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of, write_description
 from reranker.evaluation.compare import Gain
-from reranker.evaluation.judgments import Qrels, Query
-from reranker.evaluation.metrics import gains_of
-from reranker.retrieval import Retriever, bounded
+from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
 from reranker.text import product_ids, query_ids
 from reranker.training import checkpoint, data, export, finetune, lastmile
 from reranker.training.recipes import RERANKER
+from reranker.training.shops import Shop, window_of
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
-_NEAR = 60  # first-stage hits to mine negatives from
 _PARITY_PAIRS = 200
 # The largest difference of a logit from the trained model's: a part of their range, and what matters to no blend.
 _PARITY = 0.05
 _PARITY_FLOOR = 0.01
-
-
-class Source(msgspec.Struct, frozen=True):
-    """One shop to learn from: its index, its judged queries, and how they are split."""
-
-    index: str
-    queries: Sequence[Query]
-    qrels: Qrels
-    splits: Mapping[str, str]  # query id -> train, dev or test
-    sealed: bool = False  # the test split is the shop's own and is never trained on, refit or not
-
-    def learned(self, refit: bool) -> tuple[str, ...]:
-        """The splits that a model is trained on: `train`, and for a refit all that is not sealed."""
-        if not refit:
-            return ("train",)
-        return ("train", "dev") if self.sealed else ("train", "dev", "test")
-
-    def within(self, splits: Sequence[str]) -> list[Query]:
-        """The queries of some splits."""
-        return [query for query in self.queries if self.splits.get(query.id) in splits]
-
-    def gains(self, query: Query, gain: Gain) -> dict[str, float]:
-        """Product id -> gain of one query."""
-        return gains_of(self.qrels.get(query.id, {}), gain)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -78,25 +49,6 @@ class Plan(msgspec.Struct, frozen=True):
     window: int = 50
 
 
-class Shop(msgspec.Struct):
-    """A source with its products read from the index, searched as serving does and as mining wants it."""
-
-    source: Source
-    products: dict[str, dict[str, Any]]
-    searcher: Searcher
-    miner: Searcher
-
-    def first_stage(self, query: str) -> list[str]:
-        """Ids of the hybrid first stage's best hits."""
-        page = self.miner.search(self.source.index, query, mode="hybrid", size=_NEAR, rerank=False, fields=["id"])
-        return [hit.id for hit in page.hits]
-
-    def nearest(self, query: str) -> list[tuple[str, float]]:
-        """The nearest products by the encoder, with their cosines."""
-        page = self.miner.search(self.source.index, query, mode="vector", size=_NEAR, rerank=False, fields=["id"])
-        return [(hit.id, 2 * float(hit.scores["first_stage"] or 0.0) - 1) for hit in page.hits]
-
-
 class LastMile(msgspec.Struct, frozen=True):
     """How scores become the final order, and what came of it."""
 
@@ -107,27 +59,6 @@ class LastMile(msgspec.Struct, frozen=True):
 
 Progress = Callable[[str, int, int, float], None]
 """Name of the phase, step, steps, loss."""
-
-
-def open_shop(source: Source, settings: Settings) -> Shop:
-    """Read the fields that the recipe needs of every product. Raises InputError for an empty index."""
-    searcher = Searcher.connect(settings, reranker=False)
-    products = read_products(settings, source.index, [field.name for field in RERANKER.fields])
-    # Negatives come from words and vectors alike, whatever weights serving has found best.
-    even = msgspec.structs.replace(settings.search, fusion="min_max", vector_weight=0.5)
-    found = searcher.retriever
-    miner = Searcher(Retriever(found.client, found.capabilities, even, found.encoder), None, settings)
-    return Shop(source, products, searcher, miner)
-
-
-def read_products(settings: Settings, index: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Some fields of every product, in the order of their ids. Raises InputError for an empty index."""
-    client = clusters.connect(settings)
-    hits = scan(client, index=index, query={"_source": list(fields)}, size=1000)
-    products = {hit["_id"]: hit["_source"] for hit in hits}
-    if not products:
-        raise InputError(f"The index {index} is empty. Ingest a catalogue first.")
-    return dict(sorted(products.items()))
 
 
 def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:
@@ -301,22 +232,3 @@ def _as_weights(blend: float) -> dict[str, float]:
 
 def _rounded(value: Any) -> float:
     return round(float(value), 4)
-
-
-def window_of(shop: Shop, searcher: Searcher, query: Query, gain: Gain, window: int) -> lastmile.Window:
-    """One query's window with everything that the last mile may weigh, from one scoring."""
-    page = searcher.search(
-        shop.source.index,
-        query.text,
-        window=window,
-        size=window,
-        fields=list(signals.FIELDS),
-        deadline_ms=float("inf"),
-    )
-    gains = shop.source.gains(query, gain)
-    hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
-    if not hits:
-        return lastmile.Window((), np.zeros((0, len(COLUMNS))), gains)
-    first, rerank = (np.array([hit.scores[name] for hit in hits], float) for name in (FIRST_STAGE, RERANK))
-    rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank)
-    return lastmile.Window(tuple(hit.id for hit in hits), rows, gains)

@@ -30,17 +30,78 @@ def test_terms_are_words_without_plural_numbers_and_pairs_of_han() -> None:
     ("query", "has", "lacks"),
     [
         ("water bottle without straw", "Water bottle with straw", "Water bottle, screw cap"),
-        ("water bottle without straws", "Straws for bottles", "Water bottle without straw"),
+        ("sweatshirt no hood", "Hooded sweatshirt", "Crew neck sweatshirt"),
         ("candy no chocolate", "Chocolate candy", "Fruit candy"),
-        ("sugar free gum", "Sugar gum", "Sugar free gum"),
+        ("sugar free gum", "Sugar gum", "Mint gum"),
         ("不带吸管的水杯", "吸管水杯", "直饮水杯"),
-        ("无糖饼干", "加糖饼干", "无糖饼干"),
-        ("不带吸管水杯", "吸管大水杯", "不带吸管的水杯"),
+        ("无糖饼干", "加糖饼干", "燕麦饼干"),
+        ("不带吸管水杯", "吸管大水杯", "直饮水杯"),
         ("chairs without any arms", "Chair with arms", "Armless chair"),
     ],
 )
 def test_a_product_that_has_what_is_excluded_is_marked(query: str, has: str, lacks: str) -> None:
     assert said("excluded", query, has, lacks) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [
+        ("water bottle without straws", "Water bottle without straw"),
+        ("sugar free gum", "Sugar free gum"),
+        ("无糖饼干", "无糖饼干"),
+        ("不带吸管水杯", "不带吸管的水杯"),
+    ],
+)
+def test_a_product_that_says_it_is_without_it_is_told_from_a_silent_one(query: str, title: str) -> None:
+    assert said("excluded", query, title) == [-1.0]
+
+
+def test_a_colour_is_excluded_by_its_field_and_a_word_ending_in_less_is_no_violation() -> None:
+    beds = [{"title": "Queen bed", "color": "White"}, {"title": "Queen bed", "color": "Walnut"}]
+    assert said("excluded", "queen bed not white", *beds) == [1.0, 0.0]
+    assert said("excluded", "bra no wire", "Wireless bra") == [0.0]
+
+
+def test_a_colour_that_is_named_speaks_for_its_products_and_against_others() -> None:
+    cups = [{"title": "Cup", "color": "Navy"}, {"title": "Red cup"}, {"title": "Cup", "color": "Fancy"}]
+    assert said("color", "blue cup", *cups) == [1.0, -1.0, 0.0]
+    assert said("color", "cup", *cups) == [0.0, 0.0, 0.0]
+    assert said("color", "黑色保温杯", {"title": "保温杯 黑色"}, {"title": "保温杯 白色"}) == [1.0, -1.0]
+    assert said("color", "grey cup", {"title": "cup", "color": "Gray"}) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("query", "beyond", "within"),
+    [
+        ("quiet keyboard under 80", 80.5, 80),
+        ("keyboard under $80", 99, 20),
+        ("keyboard over $80", 79, 80),
+        ("100元以内的保温杯", 101, 100),
+        ("保温杯 不超过100", 100.5, 99),
+        ("200元以上的键盘", 199, 200),
+    ],
+)
+def test_a_price_beyond_the_limit_is_marked(query: str, beyond: float, within: float) -> None:
+    assert said("price", query, {"title": "a", "price": beyond}, {"title": "a", "price": within}) == [1.0, 0.0]
+    assert said("price", query, {"title": "a"}, {"title": "a", "price": "cheap"}) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "query", ["desk under 40 inches", "battery under 5%", "under armour 36", "for kids under 5 years"]
+)
+def test_a_limit_of_something_else_is_no_price(query: str) -> None:
+    assert said("price", query, {"title": "a", "price": 1000.0}) == [0.0]
+
+
+def test_a_limit_of_price_is_not_asked_of_the_title() -> None:
+    assert said("number", "keyboard under 80", "Keyboard") == [0.0]
+    assert said("title_match", "keyboard under 80", "Keyboard") == [1.0]
+
+
+def test_words_run_together_and_apart_are_the_same() -> None:
+    assert said("title_match", "chrome cast", "Chromecast player", "Chrome pen")[0] == 1.0
+    assert said("title_match", "chrome cast", "Chromecast player", "Chrome pen")[1] < 1.0
+    assert said("title_match", "firestick", "Fire stick with remote") == [1.0]
 
 
 def test_what_is_excluded_does_not_count_as_asked_for() -> None:

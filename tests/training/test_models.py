@@ -21,7 +21,7 @@ from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
-from reranker.training import base, data, export, finetune, run
+from reranker.training import base, data, export, finetune, run, shops
 from reranker.training.command import prepare_base
 
 SAMPLE = Path(sample_shop.__file__).parent
@@ -87,7 +87,7 @@ def test_a_run_makes_a_measured_bundle_and_goes_on_after_a_stop(
     queries = read_queries(SAMPLE / "queries.tsv")
     few = [query for split in ("train", "dev", "test") for query in queries if query.columns["split"] == split][::12]
     splits = {query.id: query.columns["split"] for query in few}
-    source = run.Source(shop, few, read_qrels(SAMPLE / "qrels.tsv"), splits, sealed=True)
+    source = shops.Source(shop, few, read_qrels(SAMPLE / "qrels.tsv"), splits, sealed=True)
     plan = run.Plan(
         name="tiny",
         base="tiny",
@@ -107,10 +107,10 @@ def test_a_run_makes_a_measured_bundle_and_goes_on_after_a_stop(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.train([run.open_shop(source, node_settings)], tiny, plan, tmp_path, stopped)
+        run.train([shops.open_shop(source, node_settings)], tiny, plan, tmp_path, stopped)
     again: list[tuple[str, int]] = []
     made = run.train(
-        [run.open_shop(source, node_settings)],
+        [shops.open_shop(source, node_settings)],
         tiny,
         plan,
         tmp_path,
@@ -125,7 +125,7 @@ def test_a_run_makes_a_measured_bundle_and_goes_on_after_a_stop(
     assert card.quality["torch_parity_logits"] < 0.05
     # The shop's own test split is never trained on, refit or not.
     assert set(card.trained_on) == {fingerprint(query.text) for query in few if splits[query.id] != "test"}
-    searched = Searcher(run.open_shop(source, node_settings).searcher.retriever, loaded, node_settings)
+    searched = Searcher(shops.open_shop(source, node_settings).searcher.retriever, loaded, node_settings)
     assert searched.search(shop, "保温杯", deadline_ms=float("inf")).rerank["status"] == "applied"
 
 

@@ -1,0 +1,142 @@
+"""The command `train weights`: a bundle's last mile fitted to a shop's own judged queries, without torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+
+from indexer import settings as config
+from indexer.errors import InputError, UsageError
+from indexer.terminal import emit_json, err, progress
+from reranker.blend import FIRST_STAGE, RERANK
+from reranker.bundle import Bundle, fingerprint, write_description
+from reranker.evaluation.compare import ESCI_GAINS, Gain, parse_gains
+from reranker.evaluation.judgments import of_split, read_qrels, read_queries
+from reranker.evaluation.metrics import bootstrap_interval
+from reranker.scoring import CrossEncoder
+from reranker.search import Searcher
+from reranker.training import lastmile
+from reranker.training.shops import Shop, Source, open_shop, paired, window_of
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDS = 5
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--index", "indexes", multiple=True, required=True, help="Index of the shop; may be given again.")
+@click.option(
+    "--queries", type=_FILE, multiple=True, required=True, help="TSV: query_id, query, split if there is one."
+)
+@click.option("--qrels", type=_FILE, multiple=True, required=True, help="TSV: query_id, product_id, grade.")
+@click.option("--split", help="Only queries whose column `split` says so.")
+@click.option("--anew", is_flag=True, help="Start from nothing, not from the weights that the bundle has.")
+@click.option("--name", help="Name of the new bundle; default: the old one's.")
+@click.option("--gains", default=ESCI_GAINS, show_default=True, help="Gain of each grade.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the bundle.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def weights(
+    indexes: tuple[str, ...],
+    queries: tuple[Path, ...],
+    qrels: tuple[Path, ...],
+    split: str | None,
+    anew: bool,
+    name: str | None,
+    gains: str,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Fit the weights of the current reranker's last mile to judged queries that it was not trained on.
+
+    The model stays as it is; what changes is how much the first stage, the model and each signal count. Some fifty
+    judged queries are enough, because the new weights hold on to the old ones unless held-out queries speak against
+    them. Takes a minute or two, and needs no training library. `shelfrank models promote` puts the result to use.
+
+    \b
+    Example:
+      shelfrank train weights --index shop --queries queries.tsv --qrels qrels.tsv --out bundles/ours
+    """
+    settings = config.load()
+    shops = []
+    for index, query_file, qrels_file in paired(indexes, queries, qrels):
+        judged = read_queries(query_file)
+        chosen = of_split(judged, split, query_file) if split else judged
+        grades = read_qrels(qrels_file)
+        chosen = [query for query in chosen if query.id in grades]
+        shops.append(open_shop(Source(index, chosen, grades, {query.id: "dev" for query in chosen}), settings))
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"--out {out} is not empty. Name a new folder.")
+    reranker = CrossEncoder.load(settings.models)
+    with progress() as bar:
+        task = bar.add_task("weights", total=sum(len(shop.source.queries) for shop in shops))
+        bundle, report = fit_weights(
+            shops, reranker, parse_gains(gains), settings.search.window, out, anew, name, lambda: bar.advance(task)
+        )
+    if as_json:
+        emit_json({"bundle": str(bundle.folder), "id": bundle.id, "weights": bundle.description.weights, **report})
+    else:
+        err.print(f"{bundle.id} written to {bundle.folder}", report)
+
+
+def fit_weights(
+    shops: Sequence[Shop],
+    reranker: CrossEncoder,
+    gain: Gain,
+    window: int,
+    out: Path,
+    anew: bool = False,
+    name: str | None = None,
+    on_query: Callable[[], None] = lambda: None,
+) -> tuple[Bundle, dict[str, Any]]:
+    """A copy of the reranker's bundle with fitted weights, and how they do on queries left out.
+
+    Raises InputError when too few windows are judged, or the model was trained on the queries' text.
+    """
+    card = reranker.bundle.description
+    rows = []
+    for shop in shops:
+        searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
+        for query in shop.source.queries:
+            rows.append(window_of(shop, searcher, query, gain, window))
+            on_query()
+    start = card.weights or {FIRST_STAGE: 1 - card.blend, RERANK: card.blend}
+
+    def fitted(windows: Sequence[lastmile.Window]) -> dict[str, float]:
+        return lastmile.fit(windows) if anew else lastmile.refit(windows, start)
+
+    found = fitted(rows)
+    if not found or len(rows) < 2 * _FOLDS:
+        raise InputError(
+            f"{len(rows)} judged queries are too few to fit weights on; {2 * _FOLDS} is the least, 50 is a start."
+        )
+    order = np.random.default_rng(0).permutation(len(rows))
+    held_out = np.zeros(len(rows))
+    for part in (order[at::_FOLDS] for at in range(_FOLDS)):
+        others = fitted([rows[at] for at in np.setdiff1d(order, part)])
+        held_out[part] = lastmile.values([rows[at] for at in part], others)
+    before = lastmile.values(rows, start)
+    gained = bootstrap_interval(held_out - before, np.random.default_rng(0))
+    report = {
+        "queries": len(rows),
+        "ndcg@10 first stage": round(float(lastmile.values(rows, {FIRST_STAGE: 1.0}).mean()), 4),
+        "ndcg@10 old weights": round(float(before.mean()), 4),
+        "ndcg@10 new weights, held out": round(float(held_out.mean()), 4),
+        "gain, held out": {key: round(getattr(gained, key), 4) for key in ("mean", "low", "high")},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for file in card.files:
+        shutil.copyfile(reranker.bundle.folder / file, out / file)
+    seen = {fingerprint(query.text) for shop in shops for query in shop.source.queries}
+    changed = msgspec.structs.replace(
+        card,
+        name=name or card.name,
+        weights=found,
+        quality={**card.quality, "weights": report},
+        trained_on=tuple(sorted({*card.trained_on, *seen})),
+    )
+    return write_description(out, changed), report

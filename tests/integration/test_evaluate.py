@@ -269,11 +269,13 @@ def test_strata_have_intervals_and_other_gains_other_figures(run: Any) -> None:
 
 def test_folds_measure_a_tuned_first_stage_and_the_reranker_on_it(run: Any, tmp_path: Path) -> None:
     found = json.loads(run("--systems", "hybrid,rerank", "--folds", "2", "--run-dir", str(tmp_path), "--json").output)
-    for name in ("bm25-tuned", "min_max-tuned", "rrf-tuned", "fusion-tuned", "rerank-tuned"):
+    for name in ("bm25-tuned", "min_max-tuned", "rrf-tuned", "fusion-tuned", "rerank-tuned", "rerank-refit"):
         assert found[name]["queries"] == 4
         # Words alone find no settee, so a run of BM25 has no line for it.
         nothing = {"en-2"} if name == "bm25-tuned" else set()
         assert set(read_run(tmp_path / f"{name}.run")) == {"en-1", "en-2", "zh-1", "zh-2"} - nothing
+    # Four queries are too few to refit anything on, so the bundle's own weights stay.
+    assert read_run(tmp_path / "rerank-refit.run") == read_run(tmp_path / "rerank-tuned.run")
     assert found["comparison"]["folds"] == 2
     assert found["comparison"]["tuned_on_all"]["rrf-tuned"]["fusion"] == "rrf"
 

@@ -56,6 +56,21 @@ def test_a_bundle_of_another_kind_is_refused() -> None:
         bundles.load(bundles.SHIPPED / "encoder", "reranker")
 
 
+def test_a_weight_that_is_not_known_is_refused(copied: Path) -> None:
+    edit(copied, weights={"rerank": 1.0, "moon": 2.0})
+    with pytest.raises(BundleError, match="weighs moon"):
+        bundles.load(copied, "reranker")
+
+
+def test_other_weights_of_the_last_mile_make_another_bundle(copied: Path) -> None:
+    before = bundles.load(copied, "reranker")
+    edit(copied, weights={"rerank": 1.0, "first_stage": 2.0})
+    after = bundles.load(copied, "reranker")
+    edit(copied, weights={"first_stage": 2.0, "rerank": 1.0})
+    assert before.id != after.id == bundles.load(copied, "reranker").id
+    assert before.tokens_id == after.tokens_id
+
+
 def test_a_bundle_of_a_later_format_is_refused(copied: Path) -> None:
     edit(copied, format=99)
     with pytest.raises(BundleError, match="format 99"):

@@ -1,0 +1,93 @@
+"""The whole of training on the sample shop, through the command line: data in, killed, gone on, gated, promoted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reranker.registry import current
+
+SAMPLE = Path(__file__).parents[2] / "ingest" / "sample_shop"
+OPTIONS = """
+[data]
+title_queries = 200
+first_stage_negatives = 5
+random_negatives = 3
+
+[finetune]
+judged_rounds = 6
+list_size = 4
+lists = 2
+"""
+_PATIENCE_S = 240
+
+pytestmark = pytest.mark.node
+Shelfrank = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def shelfrank(node: str, tmp_path: Path) -> Shelfrank:
+    home = tmp_path / "home"
+    environ = {**os.environ, "OPENSEARCH_URL": node, "SHELFRANK_MODELS_HOME": str(home)}
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        command = [str(Path(sys.executable).with_name("shelfrank")), *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    return start
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, Any, str]:
+    out, err = process.communicate(timeout=_PATIENCE_S)
+    return process.returncode, json.loads(out) if out.strip() else None, err
+
+
+def test_from_judgments_to_a_promoted_bundle_over_a_kill(
+    shelfrank: Shelfrank, shop: str, tiny: Path, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "prepared"
+    raw = ["--queries", SAMPLE / "queries.tsv", "--qrels", SAMPLE / "qrels.tsv"]
+    code, report, err = finished(shelfrank("train", "prepare", *raw, "--out", prepared, "--json"))
+    assert code == 0, err
+    assert report
+
+    (tmp_path / "options.toml").write_text(OPTIONS)
+    data = ["--index", shop, "--queries", prepared / "queries.tsv", "--qrels", prepared / "qrels.tsv"]
+    training = ["train", "reranker", *data, "--base", tiny, "--options", tmp_path / "options.toml"]
+    training += ["--out", tmp_path / "run", "--name", "tiny", "--json"]
+
+    killed = shelfrank(*training)
+    checkpoint = tmp_path / "run" / "measured" / "checkpoint.safetensors"
+    until = time.monotonic() + _PATIENCE_S
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert killed.poll() is None, killed.communicate()[1]
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "run" / "measured" / "bundle" / "bundle.json").exists()
+
+    code, made, err = finished(shelfrank(*training))
+    assert code == 0, err
+    steps = [int(line.split()[2]) for line in err.splitlines() if line.startswith("measured: step")]
+    assert steps[0] > 100  # it went on from the checkpoint and did not begin again
+    assert made["quality"][shop]["test_queries"] > 0
+
+    promote = ["models", "promote", made["bundle"], *data, "--split", "dev", "--window", "10", "--json"]
+    code, answer, err = finished(shelfrank(*promote, "--margin", "1"))
+    assert code == 0, err
+    assert answer["promoted"]
+    assert answer["figures"]["queries"] > 0
+    chosen = current.read(tmp_path / "home", "reranker")
+    assert chosen is not None
+    assert chosen.id == made["id"]

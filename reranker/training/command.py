@@ -59,6 +59,7 @@ train.add_command(weights)
 
 @train.command(context_settings=_HELP)
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the bundle.")
+@click.option("--name", help="Name of the bundle; default: the base's, or the folder's when it was fine-tuned.")
 @_BASE
 @click.option("--texts", type=_FILE, multiple=True, help="Text files whose words the vocabulary must keep.")
 @click.option("--whole-vocabulary", is_flag=True, help="Keep every piece of the base's vocabulary.")
@@ -73,6 +74,7 @@ train.add_command(weights)
 @_JSON
 def encoder(
     out: Path,
+    name: str | None,
     base: str,
     texts: tuple[Path, ...],
     whole_vocabulary: bool,
@@ -98,6 +100,7 @@ def encoder(
 
     folder, licence = prepare_base(base, work, _lines(texts), whole_vocabulary)
     learned: tuple[str, ...] = ()
+    chosen: Mapping[str, object] = {}
     if indexes or queries or qrels:
         chosen = _options(options).get("encoder", {})
         folder, learned = _tune_encoder(
@@ -106,7 +109,7 @@ def encoder(
     about = Description(
         format=1,
         kind="encoder",
-        name=out.name if learned else folder.name,
+        name=name or (out.name if learned else folder.name),
         base_model=base,
         base_licence=licence,
         licence="Apache-2.0",
@@ -115,7 +118,11 @@ def encoder(
         layout=Layout((), (), (), 0, False),
         files={},
         dimension=export.hidden_size(folder),
-        training={"fine_tuned": bool(learned), "vocabulary": export.vocabulary_size(folder)},
+        training={
+            "fine_tuned": bool(learned),
+            "vocabulary": export.vocabulary_size(folder),
+            **({"judged_queries": len(learned), "encoder": dict(chosen)} if learned else {}),
+        },
         trained_on=learned,
     )
     _done(export.export(folder, out, about), as_json)

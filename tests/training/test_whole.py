@@ -84,7 +84,8 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
     assert made["quality"][shop]["test_queries"] > 0
 
     promote = ["models", "promote", made["bundle"], *data, "--split", "dev", "--window", "10", "--json"]
-    code, answer, err = finished(shelfrank(*promote, "--margin", "1"))
+    # A toy of random weights may fail the gate's checks of quality and of languages; which ones is chance.
+    code, answer, err = finished(shelfrank(*promote, "--margin", "1", "--force", "a toy that shows the way"))
     assert code == 0, err
     assert answer["promoted"]
     assert answer["figures"]["queries"] > 0

@@ -21,22 +21,19 @@ from reranker.blend import COLUMNS, FIRST_STAGE, RERANK
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
-from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import lastmile, shops
 from reranker.training.lastmile import Window
 
 
-def windows(shop: Sequence[str], split: str, window: int, reranker: CrossEncoder) -> list[Window]:
+def windows(shop: Sequence[str], split: str, window: int, searcher: Searcher) -> list[Window]:
     """Windows of a shop's queries of one split (all of them where its file has no splits)."""
     index, queries_file, qrels_file = shop
     queries, qrels = read_queries(Path(queries_file)), read_qrels(Path(qrels_file))
     source = shops.Source(index, [query for query in queries if query.id in qrels], qrels, {})
-    opened = shops.open_shop(source, config.load())
-    searcher = Searcher(opened.searcher.retriever, reranker, opened.searcher.settings)
     gain = parse_gains(ESCI_GAINS)
     chosen = [query for query in source.queries if query.columns.get("split", split) == split]
-    return [shops.window_of(opened, searcher, query, gain, window) for query in chosen]
+    return [shops.window_of(source, searcher, query, gain, window) for query in chosen]
 
 
 def told(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
@@ -50,8 +47,8 @@ def main() -> None:
     parser.add_argument("--test", nargs=3, action="append", required=True, metavar=("INDEX", "QUERIES", "QRELS"))
     parser.add_argument("--window", type=int, default=50)
     options = parser.parse_args()
-    reranker = CrossEncoder.load(config.load().models)
-    fitted = [each for shop in options.fit for each in windows(shop, "dev", options.window, reranker)]
+    searcher = Searcher.connect(config.load())
+    fitted = [each for shop in options.fit for each in windows(shop, "dev", options.window, searcher)]
     signals = [name for name in COLUMNS if name not in (FIRST_STAGE, RERANK)]
     rows = {
         "all parts": COLUMNS,
@@ -63,7 +60,7 @@ def main() -> None:
     weights = {name: lastmile.fit(fitted, columns=columns) for name, columns in rows.items()}
     print("weights of all parts: " + ", ".join(f"{name} {value:.2f}" for name, value in weights["all parts"].items()))
     for shop in options.test:
-        test = windows(shop, "test", options.window, reranker)
+        test = windows(shop, "test", options.window, searcher)
         first = lastmile.values(test, {FIRST_STAGE: 1.0})
         whole = lastmile.values(test, weights["all parts"])
         name = Path(shop[1]).parent.name

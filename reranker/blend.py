@@ -38,6 +38,11 @@ def weighed(
     return np.round(unit(weighted(features(query, products, first, rerank), weights)), _DECIMALS)
 
 
+def as_weights(blend: float) -> dict[str, float]:
+    """A blend written as weights of the same order."""
+    return {FIRST_STAGE: 1 - blend, RERANK: blend}
+
+
 def weighted(rows: NDArray[np.float64], weights: Mapping[str, float]) -> NDArray[np.float64]:
     """The weighted sum of each row of `features`: float64 [n]."""
     row = np.array([weights.get(name, 0.0) for name in COLUMNS])

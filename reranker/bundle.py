@@ -13,7 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from indexer.errors import BundleError
-from reranker.blend import COLUMNS
+from reranker.blend import COLUMNS, as_weights
 from reranker.registry import current
 from reranker.text import Recipe
 
@@ -58,6 +58,11 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: dict[str, Any] = {}
     trained_on: tuple[str, ...] = ()  # fingerprints of the judged queries it has seen
 
+    @property
+    def last_mile(self) -> dict[str, float]:
+        """The weights that decide the final order: its own, or its blend as weights."""
+        return self.weights or as_weights(self.blend)
+
 
 class Bundle(msgspec.Struct, frozen=True):
     """A verified bundle on disk; `origin` says what chose it."""
@@ -74,8 +79,9 @@ class Bundle(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """Changes with the model, the tokenizer, the recipe or the last mile's weights: with what changes a score."""
         files = self.description.files
-        last = [msgspec.json.encode(self.description.weights, order="sorted").decode()]
-        parts = (files[MODEL], files[TOKENIZER], self._recipe(), *(last if self.description.weights else ()))
+        parts = [files[MODEL], files[TOKENIZER], self._recipe()]
+        if self.description.weights:
+            parts.append(msgspec.json.encode(self.description.weights, order="sorted").decode())
         return f"{self.description.name}-{_digest(*parts)[:12]}"
 
     @property

@@ -34,7 +34,7 @@ from reranker.evaluation.runs import (
 )
 from reranker.evaluation.strata import groups_by
 from reranker.evaluation.tables import all_tables, difference_table, seen_sentence, table
-from reranker.evaluation.tuning import Tuned, make_folds, tuned_runs
+from reranker.evaluation.tuning import RERANKED, TUNED, Tuned, make_folds, tuned_runs
 from reranker.search import Searcher
 
 __all__ = ["difference_table", "evaluate", "run_all", "seen_sentence", "table"]
@@ -183,7 +183,7 @@ def _tune(
     pool: Qrels | None,
 ) -> Tuned:
     with progress() as bar:
-        task = bar.add_task("tuned", total=len(queries) * (2 if searcher.reranker else 1))
+        task = bar.add_task("tuned", total=None if searcher.reranker else len(queries))
         advance = partial(bar.advance, task)
         return tuned_runs(searcher, index, queries, qrels, parse_gains(gains), folds, seed, window, pool, advance)
 
@@ -204,8 +204,7 @@ def _check(
     if folds and not any(system.mode != "bm25" for system in systems):
         raise UsageError("--folds tunes the fusion of words and vectors: name vector, hybrid or rerank in --systems.")
     if folds:
-        names += [f"{name}-tuned" for name in ("bm25", "min_max", "rrf", "fusion")]
-        names += ["rerank-tuned", "rerank-refit"] if any(system.rerank for system in systems) else []
+        names += [*TUNED, *(RERANKED if any(system.rerank for system in systems) else ())]
     if not names:
         raise UsageError("There is nothing to evaluate. Name --systems, or --run NAME=FILE.")
     if options.baseline and options.baseline not in names:

@@ -18,7 +18,7 @@ from indexer.client import call
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Search
 from reranker import fusion, signals
-from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, features, weighted
+from reranker.blend import COLUMNS, features, weighted
 from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
@@ -56,6 +56,16 @@ CHOICES = (
     *(Choice(fields, "min_max", vector_weight=weight) for fields, weight in product(FIELDS, VECTOR_WEIGHTS)),
     *(Choice(fields, "rrf", rank_constant=constant) for fields, constant in product(FIELDS, RANK_CONSTANTS)),
 )
+
+
+GROUPS = {
+    "bm25": ("",),
+    "min_max": ("min_max",),
+    "rrf": ("rrf",),
+    "fusion": ("min_max", "rrf"),
+}  # tuned first stages, by the fusions they choose from
+TUNED = tuple(f"{name}-tuned" for name in GROUPS)
+RERANKED = ("rerank-tuned", "rerank-refit")
 
 
 class Lists(msgspec.Struct, frozen=True):
@@ -103,16 +113,18 @@ def tuned_runs(
         ]
     )
     everything = np.arange(len(queries))
-    runs = [Run(System(f"{name}-tuned", "bm25" if name == "bm25" else "hybrid", rerank=False)) for name in _GROUPS]
+    runs = [Run(System(f"{name}-tuned", "bm25" if name == "bm25" else "hybrid", rerank=False)) for name in GROUPS]
+    choices = []  # of each fold's fusion
     for part in parts:
-        for run, kinds in zip(runs, _GROUPS.values(), strict=True):
-            choice = best(values, np.setdiff1d(everything, part), kinds)
+        training = np.setdiff1d(everything, part)
+        for run, kinds in zip(runs, GROUPS.values(), strict=True):
+            choice = best(values, training, kinds)
             for at in part:
                 run.rankings[queries[at].id] = list(ranking(found[at], choice))[:DEPTH]
-    chosen = {f"{name}-tuned": best(values, everything, kinds) for name, kinds in _GROUPS.items()}
+        choices.append(best(values, training, GROUPS["fusion"]))
+    chosen = {f"{name}-tuned": best(values, everything, kinds) for name, kinds in GROUPS.items()}
     made = list(runs)
     if searcher.reranker:
-        choices = [best(values, np.setdiff1d(everything, part), _GROUPS["fusion"]) for part in parts]
         rows: dict[Choice, list[_Rescored]] = {}
         for choice in dict.fromkeys(choices):
             rows[choice] = []
@@ -123,9 +135,6 @@ def tuned_runs(
                 on_query()
         made += _reranked(queries, gains, parts, [rows[choice] for choice in choices], searcher.reranker)
     return Tuned([in_pool(run, pool) for run in made] if pool is not None else made, chosen)
-
-
-_GROUPS = {"bm25": ("",), "min_max": ("min_max",), "rrf": ("rrf",), "fusion": ("min_max", "rrf")}
 
 
 def make_folds(count: int, folds: int, seed: int) -> list[NDArray[np.int64]]:
@@ -217,15 +226,14 @@ def _reranked(
     reranker: CrossEncoder,
 ) -> list[Run]:
     """Runs `rerank-tuned` and `rerank-refit`; `rows` hold, for each part, all queries on that part's first stage."""
-    card = reranker.bundle.description
-    start = card.weights or {FIRST_STAGE: 1 - card.blend, RERANK: card.blend}
-    runs = [Run(System(name, "hybrid", rerank=True)) for name in ("rerank-tuned", "rerank-refit")]
+    runs = [Run(System(name, "hybrid", rerank=True)) for name in RERANKED]
     for part, found in zip(parts, rows, strict=True):
         windows = [
-            Window(tuple(row.ids), row.features, each) if len(row.features) else Window((), row.features, {})
-            for row, each in zip(found, gains, strict=True)
+            Window(tuple(found[at].ids), found[at].features, gains[at])
+            for at in np.setdiff1d(np.arange(len(queries)), part)
+            if found[at].outcome.status == "applied"
         ]
-        weights = refit([windows[at] for at in np.setdiff1d(np.arange(len(queries)), part)], start)
+        weights = refit(windows, reranker.bundle.description.last_mile)
         for at in part:
             row, key = found[at], queries[at].id
             orders = [row.outcome.order, row.outcome.order]

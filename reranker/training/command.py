@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 import msgspec
 import numpy as np
+from rich.progress import Progress, TaskID
 
 from indexer import client as clusters
 from indexer import settings as config
@@ -158,14 +160,7 @@ def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: 
     ]
     folder, _ = prepare_base(base, work, (" ".join(map(str, product.values())) for product in products))
     with progress() as bar:
-        task = bar.add_task("read", total=None)
-
-        def on_step(step: int, steps: int, loss: float) -> None:
-            bar.update(task, completed=step, total=steps, description=f"read (loss {loss:.3f})")
-            if not err.is_terminal and step % 100 == 0:
-                err.print(f"read: step {step} of {steps}, loss {loss:.3f}")
-
-        losses = read(folder, products, out, Options(epochs=epochs, seed=seed), on_step)
+        losses = read(folder, products, out, Options(epochs=epochs, seed=seed), partial(_on_step(bar), "read"))
     if as_json:
         emit_json({"base": str(out), "products": len(products), **msgspec.to_builtins(losses)})
     else:
@@ -242,16 +237,7 @@ def reranker(
         window=settings.search.window,
     )
     with progress() as bar:
-        tasks: dict[str, int] = {}
-
-        def on_step(phase: str, step: int, steps: int, loss: float) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=steps)
-            bar.update(tasks[phase], completed=step, description=f"{phase} (loss {loss:.3f})")  # type: ignore[arg-type]
-            if not err.is_terminal and step % 100 == 0:
-                err.print(f"{phase}: step {step} of {steps}, loss {loss:.3f}")
-
-        bundle = run.train(shops, folder, plan, out, on_step)
+        bundle = run.train(shops, folder, plan, out, _on_step(bar))
     _done(bundle, as_json)
 
 
@@ -278,16 +264,25 @@ def _tune_encoder(
                 worth = gains_of(known, gain)
                 judged.append(contrastive.Judged(query.text, {f"{index}/{key}": worth.get(key, 0.0) for key in known}))
     with progress() as bar:
-        task = bar.add_task("encoder", total=None)
-
-        def on_step(step: int, steps: int, loss: float) -> None:
-            bar.update(task, completed=step, total=steps, description=f"encoder (loss {loss:.3f})")
-            if not err.is_terminal and step % 20 == 0:
-                err.print(f"encoder: step {step} of {steps}, loss {loss:.3f}")
-
         options = msgspec.convert(dict(chosen), contrastive.Options)
-        folder = contrastive.finetune_encoder(base, judged, products, recipes.ENCODER, out, options, on_step)
+        folder = contrastive.finetune_encoder(
+            base, judged, products, recipes.ENCODER, out, options, partial(_on_step(bar, 20), "encoder")
+        )
     return folder, tuple(sorted({fingerprint(each.query) for each in judged}))
+
+
+def _on_step(bar: Progress, every: int = 100) -> Callable[[str, int, int, float], None]:
+    """Shows the steps of each phase: a bar, and a line now and then where there is no terminal to draw one on."""
+    tasks: dict[str, TaskID] = {}
+
+    def on_step(phase: str, step: int, steps: int, loss: float) -> None:
+        if phase not in tasks:
+            tasks[phase] = bar.add_task(phase, total=steps)
+        bar.update(tasks[phase], completed=step, description=f"{phase} (loss {loss:.3f})")
+        if not err.is_terminal and step % every == 0:
+            err.print(f"{phase}: step {step} of {steps}, loss {loss:.3f}")
+
+    return on_step
 
 
 def prepare_base(base: str, work: Path, texts: Iterable[str], whole: bool = False) -> tuple[Path, str]:

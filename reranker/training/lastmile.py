@@ -7,7 +7,7 @@ same windows give the same weights, and Newton's method finds them in a few step
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -86,10 +86,9 @@ def refit(windows: Sequence[Window], start: Mapping[str, float], folds: int = 5,
     usable = [window for window in windows if _Judged.of([window], range(len(COLUMNS))) is not None]
     if len(usable) < 2 * folds:
         return dict(start)
-    order = np.random.default_rng(seed).permutation(len(usable))
     parts = [
-        ([usable[at] for at in np.setdiff1d(order, order[fold::folds])], [usable[at] for at in order[fold::folds]])
-        for fold in range(folds)
+        ([usable[at] for at in others], [usable[at] for at in part])
+        for others, part in _folds(len(usable), folds, seed)
     ]
     losses = {
         ridge: sum(_loss(part, fit(others, ridge, start=start)) * len(part) for others, part in parts)
@@ -105,14 +104,24 @@ def values(windows: Sequence[Window], weights: Mapping[str, float]) -> NDArray[n
     return np.array([window.value(weighted(window.features, weights)) for window in windows])
 
 
-def held_out_values(windows: Sequence[Window], folds: int = 5, seed: int = 13) -> NDArray[np.float64]:
-    """nDCG@10 of each window under weights that were fitted without it: float64 [windows]."""
-    order = np.random.default_rng(seed).permutation(len(windows))
+def held_out_values(
+    windows: Sequence[Window],
+    folds: int = 5,
+    seed: int = 13,
+    fitted: Callable[[Sequence[Window]], dict[str, float]] = fit,
+) -> NDArray[np.float64]:
+    """nDCG@10 of each window under weights that were `fitted` without it: float64 [windows]."""
     found = np.zeros(len(windows))
-    for part in (order[at::folds] for at in range(folds)):
-        others = np.setdiff1d(order, part)
-        found[part] = values([windows[at] for at in part], fit([windows[at] for at in others]))
+    for others, part in _folds(len(windows), folds, seed):
+        found[part] = values([windows[at] for at in part], fitted([windows[at] for at in others]))
     return found
+
+
+def _folds(count: int, folds: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Positions to fit on and positions left out, for each fold."""
+    order = np.random.default_rng(seed).permutation(count)
+    for part in (order[at::folds] for at in range(folds)):
+        yield np.setdiff1d(order, part), part
 
 
 class _Judged(msgspec.Struct, frozen=True):

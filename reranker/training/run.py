@@ -18,7 +18,7 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.settings import Models
-from reranker.blend import FIRST_STAGE, RERANK
+from reranker.blend import as_weights
 from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of, write_description
 from reranker.evaluation.compare import Gain
 from reranker.retrieval import bounded
@@ -200,12 +200,12 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
         searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
         for split, rows in found.items():
             for query in shop.source.within((split,)):
-                rows.append((shop.source.index, window_of(shop, searcher, query, plan.gain, plan.window)))
+                rows.append((shop.source.index, window_of(shop.source, searcher, query, plan.gain, plan.window)))
     dev = [window for _, window in found["dev"]]
     blend, weights = 0.0, {}
     report: dict[str, Any] = {"blend_chosen_on": f"{len(dev)} dev queries"}
     if dev:
-        means = [lastmile.values(dev, _as_weights(each)).mean() for each in BLENDS]
+        means = [lastmile.values(dev, as_weights(each)).mean() for each in BLENDS]
         blend = BLENDS[int(np.argmax(means))]
         held_out = lastmile.held_out_values(dev)
         report["dev"] = {
@@ -218,16 +218,12 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
         test = [window for name, window in found["test"] if name == index]
         report[index] = {
             "test_queries": len(test),
-            "ndcg@10 first stage": _rounded(lastmile.values(test, _as_weights(0.0)).mean()),
-            "ndcg@10 blended": _rounded(lastmile.values(test, _as_weights(blend)).mean()),
-            "ndcg@10 reranker alone": _rounded(lastmile.values(test, _as_weights(1.0)).mean()),
+            "ndcg@10 first stage": _rounded(lastmile.values(test, as_weights(0.0)).mean()),
+            "ndcg@10 blended": _rounded(lastmile.values(test, as_weights(blend)).mean()),
+            "ndcg@10 reranker alone": _rounded(lastmile.values(test, as_weights(1.0)).mean()),
             **({"ndcg@10 final": _rounded(lastmile.values(test, weights).mean())} if weights else {}),
         }
     return LastMile(blend, weights, report)
-
-
-def _as_weights(blend: float) -> dict[str, float]:
-    return {FIRST_STAGE: 1 - blend, RERANK: blend}
 
 
 def _rounded(value: Any) -> float:

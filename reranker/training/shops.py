@@ -100,17 +100,17 @@ def read_products(client: OpenSearch, index: str, fields: Sequence[str]) -> dict
     return dict(sorted(products.items()))
 
 
-def window_of(shop: Shop, searcher: Searcher, query: Query, gain: Gain, window: int) -> Window:
+def window_of(source: Source, searcher: Searcher, query: Query, gain: Gain, window: int) -> Window:
     """One query's window with everything that the last mile may weigh, from one scoring."""
     page = searcher.search(
-        shop.source.index,
+        source.index,
         query.text,
         window=window,
         size=window,
         fields=list(signals.FIELDS),
         deadline_ms=float("inf"),
     )
-    gains = shop.source.gains(query, gain)
+    gains = source.gains(query, gain)
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
         return Window((), np.zeros((0, len(COLUMNS))), gains)

@@ -14,15 +14,14 @@ import numpy as np
 from indexer import settings as config
 from indexer.errors import InputError, UsageError
 from indexer.terminal import emit_json, err, progress
-from reranker.blend import FIRST_STAGE, RERANK
+from reranker.blend import FIRST_STAGE
 from reranker.bundle import Bundle, fingerprint, write_description
 from reranker.evaluation.compare import ESCI_GAINS, Gain, parse_gains
 from reranker.evaluation.judgments import of_split, read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
-from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import lastmile
-from reranker.training.shops import Shop, Source, open_shop, paired, window_of
+from reranker.training.shops import Source, paired, window_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDS = 5
@@ -62,20 +61,20 @@ def weights(
       shelfrank train weights --index shop --queries queries.tsv --qrels qrels.tsv --out bundles/ours
     """
     settings = config.load()
-    shops = []
+    sources = []
     for index, query_file, qrels_file in paired(indexes, queries, qrels):
         judged = read_queries(query_file)
         chosen = of_split(judged, split, query_file) if split else judged
         grades = read_qrels(qrels_file)
         chosen = [query for query in chosen if query.id in grades]
-        shops.append(open_shop(Source(index, chosen, grades, {query.id: "dev" for query in chosen}), settings))
+        sources.append(Source(index, chosen, grades, {}))
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"--out {out} is not empty. Name a new folder.")
-    reranker = CrossEncoder.load(settings.models)
+    searcher = Searcher.connect(settings)
     with progress() as bar:
-        task = bar.add_task("weights", total=sum(len(shop.source.queries) for shop in shops))
+        task = bar.add_task("weights", total=sum(len(source.queries) for source in sources))
         bundle, report = fit_weights(
-            shops, reranker, parse_gains(gains), settings.search.window, out, anew, name, lambda: bar.advance(task)
+            sources, searcher, parse_gains(gains), settings.search.window, out, anew, name, lambda: bar.advance(task)
         )
     if as_json:
         emit_json({"bundle": str(bundle.folder), "id": bundle.id, "weights": bundle.description.weights, **report})
@@ -84,8 +83,8 @@ def weights(
 
 
 def fit_weights(
-    shops: Sequence[Shop],
-    reranker: CrossEncoder,
+    sources: Sequence[Source],
+    searcher: Searcher,
     gain: Gain,
     window: int,
     out: Path,
@@ -93,18 +92,19 @@ def fit_weights(
     name: str | None = None,
     on_query: Callable[[], None] = lambda: None,
 ) -> tuple[Bundle, dict[str, Any]]:
-    """A copy of the reranker's bundle with fitted weights, and how they do on queries left out.
+    """A copy of the searcher's reranker bundle with fitted weights, and how they do on queries left out.
 
-    Raises InputError when too few windows are judged, or the model was trained on the queries' text.
+    Raises InputError when too few windows are judged.
     """
-    card = reranker.bundle.description
+    assert searcher.reranker is not None
+    bundle = searcher.reranker.bundle
+    card = bundle.description
     rows = []
-    for shop in shops:
-        searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
-        for query in shop.source.queries:
-            rows.append(window_of(shop, searcher, query, gain, window))
+    for source in sources:
+        for query in source.queries:
+            rows.append(window_of(source, searcher, query, gain, window))
             on_query()
-    start = card.weights or {FIRST_STAGE: 1 - card.blend, RERANK: card.blend}
+    start = card.last_mile
 
     def fitted(windows: Sequence[lastmile.Window]) -> dict[str, float]:
         return lastmile.fit(windows) if anew else lastmile.refit(windows, start)
@@ -114,11 +114,7 @@ def fit_weights(
         raise InputError(
             f"{len(rows)} judged queries are too few to fit weights on; {2 * _FOLDS} is the least, 50 is a start."
         )
-    order = np.random.default_rng(0).permutation(len(rows))
-    held_out = np.zeros(len(rows))
-    for part in (order[at::_FOLDS] for at in range(_FOLDS)):
-        others = fitted([rows[at] for at in np.setdiff1d(order, part)])
-        held_out[part] = lastmile.values([rows[at] for at in part], others)
+    held_out = lastmile.held_out_values(rows, _FOLDS, seed=0, fitted=fitted)
     before = lastmile.values(rows, start)
     gained = bootstrap_interval(held_out - before, np.random.default_rng(0))
     report = {
@@ -130,8 +126,8 @@ def fit_weights(
     }
     out.mkdir(parents=True, exist_ok=True)
     for file in card.files:
-        shutil.copyfile(reranker.bundle.folder / file, out / file)
-    seen = {fingerprint(query.text) for shop in shops for query in shop.source.queries}
+        shutil.copyfile(bundle.folder / file, out / file)
+    seen = {fingerprint(query.text) for source in sources for query in source.queries}
     changed = msgspec.structs.replace(
         card,
         name=name or card.name,

@@ -5,45 +5,36 @@
 # set, Apache-2.0) and the `train` extra; the queries are those of deploy/models/graded and the sample shop. ESCI's own
 # judged queries are not read: they measure. Works on the embedded node, or on OPENSEARCH_URL.
 set -eu
-: "${SHELFRANK_DATA:?set SHELFRANK_DATA to the folder that holds esci/}"
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-esci=$SHELFRANK_DATA/esci
-shop=$root/ingest/sample_shop
 run=${RUN_FOLDER:-$root/runs}
+. "$here/catalogues.sh"
 
-fill() {
-    shelfrank ingest "$esci/products.jsonl" --mapping esci --index models-esci --dead-letter "$run/esci.rejected.jsonl"
-    shelfrank ingest "$shop/catalog.csv" --mapping "$shop/catalog.toml" --index models-sample \
-        --dead-letter "$run/sample.rejected.jsonl"
-}
-
-# COMMAND FLAGS...: a training command on all graded queries; each takes the splits that it learns from.
-learn() {
-    command=$1
+# PREFIX COMMAND...: a training command on all graded queries; each takes the splits that it learns from.
+graded() {
+    prefix=$1
     shift
-    shelfrank train "$command" "$@" \
-        --index models-esci --queries "$here/graded/esci.queries.tsv" --qrels "$here/graded/esci.qrels.tsv" \
-        --index models-sample --queries "$here/graded/sample.queries.tsv" --qrels "$here/graded/sample.qrels.tsv" \
-        --index models-sample --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv"
+    "$@" --index "$prefix-esci" --queries "$here/graded/esci.queries.tsv" --qrels "$here/graded/esci.qrels.tsv" \
+        --index "$prefix-sample" --queries "$here/graded/sample.queries.tsv" --qrels "$here/graded/sample.qrels.tsv" \
+        --index "$prefix-sample" --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv"
 }
 
-# The encoder, from the untrained one's index; then an index of its own.
-words="--texts $esci/products.jsonl --texts $shop/catalog.csv --work $run/base"
-[ -f "$run/untrained/bundle.json" ] || shelfrank train encoder --out "$run/untrained" $words
+# The encoder, from indexes of the untrained one; then indexes of its own.
 if [ ! -f "$run/encoder/bundle.json" ]; then
-    SHELFRANK_MODELS_ENCODER="$run/untrained" fill
-    learn encoder --name shelf-encoder-enzh --options "$here/encoder.toml" --out "$run/encoder" $words
+    untrained fill models-untrained
+    graded models-untrained encoder --name shelf-encoder-enzh --options "$here/encoder.toml" --out "$run/encoder"
 fi
 export SHELFRANK_MODELS_ENCODER="$run/encoder"
-fill
+fill models
 
 # The reranker in two passes, and the weights of its last mile.
-learn reranker --name shelf-enzh --options "$here/reranker.toml" --out "$run/reranker-first" --work "$run/base"
-learn reranker --name shelf-enzh --options "$here/reranker-again.toml" --out "$run/reranker" --work "$run/base" \
-    --base "$run/reranker-first/measured/model" --seed 14
+reranker() { graded models shelfrank train reranker --name shelf-enzh --work "$run/base" "$@"; }
+reranker --options "$here/reranker.toml" --out "$run/reranker-first"
+reranker --options "$here/reranker-again.toml" --out "$run/reranker" --base "$run/reranker-first/measured/model" \
+    --seed 14
 rm -rf "$run/weighed"
-SHELFRANK_MODELS_RERANKER="$run/reranker/measured/bundle" learn weights --anew --split dev --out "$run/weighed"
+export SHELFRANK_MODELS_RERANKER="$run/reranker/measured/bundle"
+graded models shelfrank train weights --anew --split dev --out "$run/weighed"
 
 for kind in encoder reranker; do
     from=$run/encoder

@@ -99,3 +99,9 @@ def test_a_refit_pulls_less_the_more_it_is_told_to_hold_on() -> None:
     moved = [fit(made, ridge, start=start)["rerank"] for ridge in (0.01, 1.0, 100.0)]
     assert moved == sorted(moved, reverse=True)
     assert moved[2] < 0.5
+
+
+def test_held_on_to_firmly_the_weights_stay_where_they_started() -> None:
+    held = fit([window(seed) for seed in range(30)], 1e6, start={"brand": 2.0, "rerank": -1.0})
+    assert (held["brand"], held["rerank"]) == pytest.approx((2.0, -1.0), abs=1e-3)
+    assert held["title_match"] == pytest.approx(0.0, abs=1e-3)

@@ -68,9 +68,14 @@ def live(client: OpenSearch, name: str) -> Live | None:
         ) from error
 
 
+def dated(name: str) -> str:
+    """A name for a new index of the catalogue that no other has."""
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+
+
 def create(client: OpenSearch, name: str, body: dict[str, Any], *, with_alias: bool) -> str:
     """Make a dated index; `with_alias` makes the alias point to it in the same step. Returns its name."""
-    index = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    index = dated(name)
     whole = {**body, "aliases": {name: {}}} if with_alias else body
     call(lambda: client.indices.create(index=index, body=whole))
     return index

@@ -1,7 +1,8 @@
-"""Writing many documents: item by item outcomes, bounded requests, and a retry loop that knows when to stop.
+"""Writing many documents: item by item outcomes, requests as large as the cluster likes them, and a retry loop that
+knows when to stop.
 
-Documents have ids of their own, so a request that was applied and then lost its answer may be sent again: the
-second time replaces the first.
+Documents have ids of their own, so a request that was applied and then lost its answer may be sent again: the second
+time replaces the first. Where a write is conditional, the second time is a conflict, and its sender looks again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from opensearchpy import OpenSearch
@@ -27,12 +28,22 @@ TRANSIENT = frozenset({429, 502, 503, 504})
 TOO_LARGE = 413
 
 
+FORBIDDEN = 403
+CONFLICT = 409
+ABSENT = 404
+
+
 @dataclass(frozen=True)
 class Document:
-    """One document to index: its id and its source as JSON."""
+    """One document to write: its id and its source as JSON (for `update`, the fields to merge; for `delete`, nothing).
+
+    `condition` is empty, or `if_seq_no` and `if_primary_term` of the document as it was read.
+    """
 
     id: str
-    source: bytes
+    source: bytes = b""
+    op: Literal["index", "create", "update", "delete"] = "index"
+    condition: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,10 +57,15 @@ class Refusal:
 
 @dataclass
 class Outcome:
-    """What became of some documents: `written` holds ids in the order sent."""
+    """What became of some documents: `written` holds ids in the order sent.
+
+    `conflicts` are those whose condition did not hold, `blocked` those for which the index takes no writes at present.
+    """
 
     written: list[str] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
 
 class Patience:
@@ -83,7 +99,9 @@ class Patience:
             self._failing_since = now
         left = self.limit_s - (now - self._failing_since)
         if left <= 0:
-            raise ClusterError(f"The cluster has taken nothing for {self.limit_s:.0f} s; last problem: {problem}.")
+            raise ClusterError(
+                f"The cluster has taken nothing for {self.limit_s:.0f} s; last problem: {problem}.{_cure(problem)}"
+            )
         # Full jitter: many writers that failed together must not come back together.
         delay = self._random.uniform(0, min(self._cap_s, self._base_s * 2**self._attempts))
         self._attempts = min(self._attempts + 1, 30)
@@ -104,8 +122,25 @@ class Patience:
                 return result
 
 
+class Pace:
+    """How many bytes a request holds: half as many when the cluster refuses or is slow, then slowly more again."""
+
+    def __init__(self, max_bytes: int, *, min_bytes: int = 64_000, slow_s: float = 5.0) -> None:
+        self.max_bytes, self.min_bytes, self._slow_s = max_bytes, min(min_bytes, max_bytes), slow_s
+        self.bytes = max_bytes
+
+    def went_well(self, seconds: float) -> None:
+        """A request was taken whole."""
+        factor = 0.5 if seconds > self._slow_s else 1.2
+        self.bytes = min(self.max_bytes, max(self.min_bytes, int(self.bytes * factor)))
+
+    def refused(self) -> None:
+        """The cluster had no room for a request or a part of it."""
+        self.bytes = max(self.min_bytes, self.bytes // 2)
+
+
 class BulkWriter:
-    """Indexes documents into one index by bulk requests of bounded size."""
+    """Writes documents into one index by bulk requests of bounded size, smaller ones while the cluster is busy."""
 
     def __init__(
         self,
@@ -117,11 +152,11 @@ class BulkWriter:
         patience: Patience | None = None,
     ) -> None:
         self._client, self._index = client, index
-        self._max_documents, self._max_bytes = max_documents, max_bytes
+        self._max_documents, self.pace = max_documents, Pace(max_bytes)
         self._patience = patience or Patience()
 
     def write(self, documents: Sequence[Document], outcome: Outcome | None = None) -> Outcome:
-        """Index all documents, retrying single items that the cluster had no room for.
+        """Write all documents, retrying single items that the cluster had no room for.
 
         An `outcome` that is handed in is filled as answers come, so it tells what was written even when this
         raises ClusterError.
@@ -135,7 +170,7 @@ class BulkWriter:
         chunk: list[Document] = []
         size = 0
         for document in documents:
-            if chunk and (len(chunk) >= self._max_documents or size + len(document.source) > self._max_bytes):
+            if chunk and (len(chunk) >= self._max_documents or size + len(document.source) > self.pace.bytes):
                 yield chunk
                 chunk, size = [], 0
             chunk.append(document)
@@ -146,6 +181,7 @@ class BulkWriter:
     def _send(self, chunk: Sequence[Document], outcome: Outcome) -> None:
         pending = list(chunk)
         while pending:
+            begun = time.monotonic()
             try:
                 answer = self._client.bulk(body=_body(self._index, pending))
             except TransportError as error:
@@ -155,13 +191,20 @@ class BulkWriter:
                 problem = transient(error)
                 if problem is None:
                     raise explained(error) from error
+                self.pace.refused()
                 self._patience.wait(problem)
+                if len(pending) > 1 and sum(len(document.source) for document in pending) > self.pace.bytes:
+                    self._halve(pending, outcome)
+                    return
                 continue
             again, problem = _sort(pending, answer["items"], outcome)
             if len(again) < len(pending):
                 self._patience.succeeded()
             if again:
+                self.pace.refused()
                 self._patience.wait(problem)
+            else:
+                self.pace.went_well(time.monotonic() - begun)
             pending = again
 
     def _halve(self, pending: list[Document], outcome: Outcome) -> None:
@@ -175,22 +218,32 @@ class BulkWriter:
         self._send(pending[middle:], outcome)
 
 
+def stored(
+    client: OpenSearch, index: str, ids: Sequence[str], patience: Patience, source: Any = True
+) -> dict[str, dict[str, Any]]:
+    """Those of the documents that the index holds, by id: `_source` (as far as asked for), `_seq_no`, `_primary_term`.
+
+    Reads what was written last, refreshed or not; an index that is not there holds nothing. Raises ClusterError.
+    """
+    if not ids:
+        return {}
+    body = {"docs": [{"_id": name, "_source": source} for name in ids]}
+    while True:
+        answer = patience.call(lambda: client.mget(index=index, body=body))
+        errors = [item["error"] for item in answer["docs"] if "error" in item]
+        failed = [error for error in errors if error.get("type") != "index_not_found_exception"]
+        if not failed:
+            return {item["_id"]: item for item in answer["docs"] if item.get("found")}
+        # A shard that is not there yet, after a restart: not the same as a document that is not there.
+        patience.wait(f"reading stored documents failed: {_told(failed[0])}")
+
+
 def stored_values(
     client: OpenSearch, index: str, ids: Sequence[str], field_name: str, patience: Patience
 ) -> dict[str, str]:
     """One field's value for those of the ids that the index holds. Raises ClusterError."""
-    if not ids:
-        return {}
-    params = {"_source_includes": field_name}
-    while True:
-        answer = patience.call(lambda: client.mget(index=index, body={"ids": list(ids)}, params=params))
-        failed = [item["error"] for item in answer["docs"] if "error" in item]
-        if not failed:
-            return {
-                item["_id"]: str(item["_source"].get(field_name, "")) for item in answer["docs"] if item.get("found")
-            }
-        # A shard that is not there yet, after a restart: not the same as a document that is not there.
-        patience.wait(f"reading stored documents failed: {_told(failed[0])}")
+    found = stored(client, index, ids, patience, [field_name])
+    return {name: str(item["_source"].get(field_name, "")) for name, item in found.items()}
 
 
 def transient(error: TransportError) -> str | None:
@@ -207,7 +260,11 @@ def transient(error: TransportError) -> str | None:
 def _body(index: str, documents: Sequence[Document]) -> bytes:
     lines: list[bytes] = []
     for document in documents:
-        lines += [msgspec.json.encode({"index": {"_index": index, "_id": document.id}}), document.source]
+        lines.append(msgspec.json.encode({document.op: {"_index": index, "_id": document.id, **document.condition}}))
+        if document.op == "update":
+            lines.append(b'{"doc":' + document.source + b"}")
+        elif document.op != "delete":
+            lines.append(document.source)
     return b"\n".join(lines) + b"\n"
 
 
@@ -218,15 +275,19 @@ def _sort(
     again: list[Document] = []
     problem = ""
     for document, item in zip(pending, items, strict=True):
-        result = item["index"]
-        status = int(result["status"])
-        if 200 <= status < 300:
+        result = item[document.op]
+        status, error = int(result["status"]), result.get("error")
+        if 200 <= status < 300 or (document.op == "delete" and status == ABSENT and error is None):
             outcome.written.append(document.id)
+        elif status == CONFLICT:
+            outcome.conflicts.append(document.id)
+        elif status == FORBIDDEN and isinstance(error, Mapping) and error.get("type") == "cluster_block_exception":
+            outcome.blocked.append(document.id)
         elif status in TRANSIENT:
             again.append(document)
-            problem = f"HTTP status {status} ({_told(result.get('error'))})"
+            problem = f"HTTP status {status} ({_told(error)})"
         else:
-            outcome.refused.append(Refusal(document.id, status, _told(result.get("error"))))
+            outcome.refused.append(Refusal(document.id, status, _told(error)))
     return again, problem
 
 
@@ -240,6 +301,22 @@ def _told(error: Any) -> str:
         parts.append(str(cause.get("reason") or cause.get("type")))
         cause = cause.get("caused_by")
     return _first_line(": ".join(dict.fromkeys(parts)))
+
+
+# What a cluster says of itself -> what an operator can do about it.
+_CURES = {
+    "flood-stage": " A disk is almost full: delete old indexes (`shelfrank reindex clean`) or add space; OpenSearch "
+    "takes writes again by itself when enough is free.",
+    "read-only-allow-delete": " An index was made read-only, usually by a full disk: free space, then OpenSearch takes "
+    "writes again by itself.",
+    "circuit_breaking": " The node's heap is full: give it more (SHELFRANK_NODE_HEAP_MB), or lower ingest.bulk_bytes.",
+    "Data too large": " The node's heap is full: give it more (SHELFRANK_NODE_HEAP_MB), or lower ingest.bulk_bytes.",
+    "rejected execution": " Its write queue is full: other writers compete, or the nodes are too few.",
+}
+
+
+def _cure(problem: str) -> str:
+    return next((cure for sign, cure in _CURES.items() if sign in problem), "")
 
 
 def _first_line(value: Any) -> str:

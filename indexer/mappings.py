@@ -21,7 +21,7 @@ from indexer.errors import ClusterError, ConfigError
 from indexer.settings import Index
 
 # Raise it when documents of the same product would come out different: ingest then writes them again.
-FORMAT = 1
+FORMAT = 2
 # Lucene refuses a longer keyword.
 MAX_KEYWORD_BYTES = 32_766
 
@@ -167,6 +167,7 @@ def _properties(settings: Index, dimension: int) -> dict[str, Any]:
         "category_path": {**keyword, "fields": {"text": text}},
         "price": {"type": "double"},
         "currency": {"type": "keyword"},
+        "stock": {"type": "long"},
         "rating": {"type": "float"},
         "rating_count": {"type": "long"},
         "image": hidden,
@@ -179,6 +180,7 @@ def _properties(settings: Index, dimension: int) -> dict[str, Any]:
         "rerank_tokens": {"type": "binary"},
         "rerank_bundle": {"type": "keyword"},
         "content_hash": hidden,
+        "version": {"type": "long"},
         "ingested_at": {"type": "date"},
     }
 

@@ -56,6 +56,7 @@ class Cleaned:
     steps: set[str] = field(default_factory=set)
     details: dict[str, str] = field(default_factory=dict)  # flag -> the value that caused it
     near_duplicate_of: str = ""
+    version: int | None = None
 
     def flag(self, name: str, value: Any = "") -> None:
         """Mark the product."""
@@ -78,8 +79,13 @@ def clean(row: Row, mapping: CatalogMapping) -> Cleaned | Rejection:
         return Rejection(row.number, "id", product_id, f"the id is longer than {MAX_ID_BYTES} bytes")
     if any("\ud800" <= character <= "\udfff" for character in product_id):
         return Rejection(row.number, "id", product_id, "the id is not valid Unicode")
+    version = row.values.get(columns.version) if columns.version else None
+    try:
+        known = as_version(version)
+    except ValueError as error:
+        return Rejection(row.number, "version", _shown(version), str(error))
     cleaner = Cleaner()
-    found = Cleaned(row.number, {"id": product_id}, steps=cleaner.steps)
+    found = Cleaned(row.number, {"id": product_id}, steps=cleaner.steps, version=known)
     _texts(row.values, mapping, cleaner, found)
     if "title" not in found.product:
         return Rejection(row.number, "title", _shown(_joined(row.values, columns.of("title"))), "no title")
@@ -88,6 +94,9 @@ def clean(row: Row, mapping: CatalogMapping) -> Cleaned | Rejection:
         found.product["category"] = category
     _price(row.values, mapping, cleaner, found)
     _ratings(row.values, mapping, found)
+    stock = _count(row.values, "stock", columns.stock, found)
+    if stock is not None:
+        found.product["stock"] = stock
     attributes = _attributes(row.values, mapping, cleaner)
     _fill(found, attributes)
     if attributes:
@@ -99,6 +108,16 @@ def clean(row: Row, mapping: CatalogMapping) -> Cleaned | Rejection:
     if any("\ufffd" in str(found.product.get(name, "")) for name in ("title", "description", "bullets", "brand")):
         found.flag("broken_text", found.product["title"])
     return found
+
+
+def as_version(raw: Any) -> int | None:
+    """A version as it orders events: a whole number from 0 to 2^63 - 1. Raises ValueError."""
+    if raw is None or (isinstance(raw, float) and math.isnan(raw)) or raw == "":
+        return None
+    text = f"{raw:.0f}" if isinstance(raw, float) and raw.is_integer() else str(raw).strip()
+    if isinstance(raw, bool) or not (text.isascii() and text.isdigit()) or int(text) >= 2**63:
+        raise ValueError("a version is a whole number from 0 on, such as a revision or the milliseconds since 1970")
+    return int(text)
 
 
 def price_of(row: Row, mapping: CatalogMapping) -> tuple[list[str], str, float] | None:
@@ -198,11 +217,7 @@ def _currency(amount: Amount, column: str, default: str) -> str:
 
 
 def _ratings(values: Mapping[str, Any], mapping: CatalogMapping, found: Cleaned) -> None:
-    raw_count = _value(values, mapping.columns.rating_count)
-    count = _understood(found, "rating_count", raw_count, lambda: parse_count(raw_count))
-    if count is not None and not 0 <= count < 2**53:
-        found.flag("rating_count_impossible", raw_count)
-        count = None
+    count = _count(values, "rating_count", mapping.columns.rating_count, found)
     if count is not None:
         found.product["rating_count"] = count
     raw = _value(values, mapping.columns.rating)
@@ -214,6 +229,15 @@ def _ratings(values: Mapping[str, Any], mapping: CatalogMapping, found: Cleaned)
         found.flag("rating_impossible", raw)
         return
     found.product["rating"] = rating
+
+
+def _count(values: Mapping[str, Any], name: str, column: str, found: Cleaned) -> int | None:
+    raw = _value(values, column)
+    count = _understood(found, name, raw, lambda: parse_count(raw))
+    if count is not None and not 0 <= count < 2**53:
+        found.flag(f"{name}_impossible", raw)
+        return None
+    return count
 
 
 def _understood(found: Cleaned, name: str, raw: Any, parse: Callable[[], T | None]) -> T | None:

@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import msgspec
@@ -32,7 +33,6 @@ STOPPED = 130
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--mapping", required=True, help="TOML file from columns to product fields, or a ready one: esci.")
 @click.option("--index", "name", required=True, help="Name of the catalogue in OpenSearch (an alias).")
-@click.option("--rebuild", is_flag=True, help="Build a new index beside the live one, then swap.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read no more than this many rows.")
 @click.option(
     "--dead-letter", type=click.Path(dir_okay=False, path_type=Path), help="Where rejected rows go (JSON lines)."
@@ -45,7 +45,6 @@ def ingest(
     file: Path,
     mapping: str,
     name: str,
-    rebuild: bool,
     limit: int | None,
     dead_letter: Path | None,
     report_file: Path | None,
@@ -54,8 +53,8 @@ def ingest(
     """Read a catalogue FILE (CSV, TSV, JSON lines, Parquet; gzip too) into the catalogue --index.
 
     Products that are there unchanged are skipped, so running it again costs little and goes on after an
-    interruption. Products that left the file stay in the index; --rebuild drops them. Rows without id or title,
-    rows that cannot be read, and second rows of one id are rejected into the dead-letter file, which is by
+    interruption. Products that left the file stay in the index; `shelfrank reindex` drops them. Rows without id or
+    title, rows that cannot be read, and second rows of one id are rejected into the dead-letter file, which is by
     default FILE.rejected.jsonl.
 
     \b
@@ -68,22 +67,22 @@ def ingest(
     loaded = settings.load()
     check_name(name)
     catalogue = open_catalogue(file, load_mapping(mapping))
-    options = Options(name, dead_letter or _beside(file), rebuild, limit)
+    options = Options(name, dead_letter or _beside(file), limit)
     # Late and only here: the models take a second to load, a wrong mapping should not.
     from reranker.encoder import Encoder
     from reranker.scoring import CrossEncoder
 
     encoder, reranker = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
     client = clusters.connect(loaded)
-    with _stoppable() as stop, terminal.progress(quiet=as_json) as bar:
+    with stoppable() as stop, terminal.progress(quiet=as_json) as bar:
         job = Job(client, catalogue, encoder, reranker, loaded, options, stop=stop, on_progress=shower(bar))
         try:
             report = job.run()
         except ShelfrankError as error:
             job.report.error = str(error)
-            _publish(job.report, report_file, as_json)
+            publish(job.report, report_file, as_json)
             raise
-    _publish(report, report_file, as_json)
+    publish(report, report_file, as_json)
     if report.stopped:
         sys.exit(STOPPED)
     if report.failed:
@@ -97,7 +96,7 @@ def _beside(file: Path) -> Path:
 
 
 @contextmanager
-def _stoppable() -> Iterator[threading.Event]:
+def stoppable() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one interrupts."""
     stop = threading.Event()
 
@@ -126,14 +125,16 @@ def shower(bar: Progress) -> Callable[[str, int, int | None], None]:
     return show
 
 
-def _publish(report: Report, file: Path | None, as_json: bool) -> None:
+def publish(report: Report, file: Path | None, as_json: bool, further: Mapping[str, Any] | None = None) -> None:
+    """Show the report, with what else belongs to it, as JSON or as tables; warnings go to standard error."""
+    summary = {**report.summary(), **(further or {})}
     if file:
         try:
-            file.write_bytes(msgspec.json.format(msgspec.json.encode(report.summary())) + b"\n")
+            file.write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
         except OSError as error:
             raise InputError(f"The report {file} cannot be written: {error.strerror}. Give another path.") from error
     if as_json:
-        terminal.emit_json(report.summary())
+        terminal.emit_json(summary)
     else:
         for table in report.tables():
             terminal.err.print(table)

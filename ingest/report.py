@@ -20,13 +20,19 @@ _MAX_VALUE_CHARACTERS = 500
 
 @dataclass
 class Report:
-    """Counts of one run. read = clean + rejected; clean = written + unchanged + failed when it ran to its end."""
+    """Counts of one run. read = clean + rejected; at its end the clean are written, unchanged, superseded, deleted or
+    failed.
+
+    `superseded`: the index holds a newer version; `deleted`: the product was deleted and stays so.
+    """
 
     read: int = 0
     clean: int = 0
     rejected: int = 0
     written: int = 0
     unchanged: int = 0
+    superseded: int = 0
+    deleted: int = 0
     failed: int = 0
     seconds: float = 0.0
     index: str = ""
@@ -59,6 +65,8 @@ class Report:
             "rejected": self.rejected,
             "written": self.written,
             "unchanged": self.unchanged,
+            "superseded": self.superseded,
+            "deleted": self.deleted,
             "failed": self.failed,
             "seconds": round(self.seconds, 3),
             "docs_per_second": round(self.documents_per_second, 1),
@@ -77,7 +85,7 @@ class Report:
         """The report for people: the counts, then what was cleaned, flagged and refused, each with an example."""
         counts = Table("", "products", title="Ingest")
         counts.columns[1].justify = "right"
-        for name in ("read", "clean", "rejected", "written", "unchanged", "failed"):
+        for name in ("read", "clean", "rejected", "written", "unchanged", "superseded", "deleted", "failed"):
             counts.add_row(name, f"{getattr(self, name):,}")
         counts.add_row("seconds", f"{self.seconds:.1f}")
         counts.add_row("a second", f"{self.documents_per_second:.1f}")

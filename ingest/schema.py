@@ -7,6 +7,8 @@ title = "product_name"
 bullets = ["point_1", "point_2"] # title, description, bullets: several columns are joined
 category = "category"            # one column holding a path, or one column a level, root first
 price = "price"
+stock = "in_stock"               # pieces
+version = "revision"             # a whole number that grows with each change: settles which of two rows is newer
 attributes = ["material", "capacity"]   # kept as they are; "*" means every column not named above
 
 [values]                         # all optional
@@ -54,10 +56,12 @@ class Columns(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     category: str | tuple[str, ...] = ""
     price: str = ""
     currency: str = ""
+    stock: str = ""
     rating: str = ""
     rating_count: str = ""
     image: str = ""
     language: str = ""
+    version: str = ""
     attributes: tuple[str, ...] | Literal["*"] = ()
 
     def of(self, field: str) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ class Searcher:
             if made_with is not None and made_with != encoder.bundle_id:
                 raise ClusterError(
                     f"The index {name} holds vectors of the encoder {made_with}, and {encoder.bundle_id} is loaded. "
-                    "Set models.encoder to the first, or ingest again with --rebuild."
+                    "Set models.encoder to the first, or make new vectors with `shelfrank reindex start`."
                 )
         self._checked.add(index)
 

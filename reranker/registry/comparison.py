@@ -122,7 +122,8 @@ def _with_rerankers(
         if made_with not in ("", encoder.bundle_id):
             raise ClusterError(
                 f"The index {task.index} holds vectors of the encoder {made_with}, and {encoder.bundle_id} is loaded. "
-                "Name the first in models.encoder (SHELFRANK_MODELS_ENCODER), or ingest again with --rebuild."
+                "Name the first in models.encoder (SHELFRANK_MODELS_ENCODER), or make new vectors with "
+                "`shelfrank reindex start`."
             )
     rerankers = {"current": current, "candidate": candidate}
     return {

@@ -1,0 +1,151 @@
+"""Reading an index while it is written to: everything once in the order of ids, and whatever changed since a mark.
+
+A mark is a shard's highest sequence number: OpenSearch numbers every write in a shard, so what is numbered above the
+mark was written after it, whoever wrote it and whatever their clock said. A deletion leaves no document to find; those
+that shelfrank makes leave a tombstone (`indexer.tombstones`), which is a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import NotFoundError, OpenSearchException
+
+from indexer.bulk import Patience
+from indexer.errors import ClusterError
+
+PAGE = 500
+_KEEP_ALIVE = "5m"
+
+Marks = dict[str, int]
+
+
+def marks(client: OpenSearch, index: str, patience: Patience) -> Marks:
+    """Shard number -> highest sequence number of its primary at this moment; empty where there is no such index."""
+    answer = patience.call(
+        lambda: client.indices.stats(index=index, params={"level": "shards", "ignore_unavailable": "true"})
+    )
+    found: Marks = {}
+    for stats in answer["indices"].values():
+        for shard, copies in stats["shards"].items():
+            primary = next((copy for copy in copies if copy["routing"]["primary"]), None)
+            if primary is None or "seq_no" not in primary:
+                raise ClusterError(
+                    f"Shard {shard} of {index} has no primary that answers. Look at the cluster's health."
+                )
+            found[shard] = int(primary["seq_no"]["max_seq_no"])
+    return found
+
+
+def changed_since(
+    client: OpenSearch, index: str, since: Marks, patience: Patience, source: Any = True
+) -> Iterator[list[dict[str, Any]]]:
+    """Hits of documents written after the marks, in pages. The index must have been refreshed.
+
+    A shard without a mark is read whole.
+    """
+    for shard in sorted(marks(client, index, patience), key=int):
+        after = since.get(shard, -1)
+        while True:
+            body = {
+                "size": PAGE,
+                "query": {"range": {"_seq_no": {"gt": after}}},
+                "sort": [{"_seq_no": "asc"}],
+                "seq_no_primary_term": True,
+                "_source": source,
+                "track_total_hits": False,
+            }
+            params = {"preference": f"_shards:{shard}|_primary", "ignore_unavailable": "true"}
+            hits = _hits(client, patience, body, {"index": index, "params": params})
+            if not hits:
+                break
+            yield hits
+            after = int(hits[-1]["sort"][0])
+
+
+def everything(
+    client: OpenSearch, index: str, patience: Patience, *, after: str = "", source: Any = True, page: int = PAGE
+) -> Iterator[list[dict[str, Any]]]:
+    """All documents with an id behind `after`, in the order of ids, in pages, as they were when it began.
+
+    A point in time that is lost (a node that restarted) is opened again where the reading had come to: from there on
+    it is the index as it is then.
+    """
+    held = ""
+    try:
+        while True:
+            if not held:
+                held = _open(client, index, patience)
+            body: dict[str, Any] = {
+                "size": page,
+                "query": {"match_all": {}},
+                "sort": [{"id": "asc"}],
+                "pit": {"id": held, "keep_alive": _KEEP_ALIVE},
+                "_source": source,
+                "track_total_hits": False,
+            }
+            if after:
+                body["search_after"] = [after]
+            try:
+                hits = _hits(client, patience, body, {})
+            except ClusterError as error:
+                if getattr(error.__cause__, "status_code", None) != 404:
+                    raise
+                held = ""  # the point in time is gone
+                continue
+            if not hits:
+                return
+            yield hits
+            after = str(hits[-1]["sort"][0])
+    finally:
+        if held:
+            _close(client, held)
+
+
+def ids(client: OpenSearch, index: str, patience: Patience) -> Iterator[str]:
+    """Every product id of an index, in order."""
+    for hits in everything(client, index, patience, source=False, page=10_000):
+        for hit in hits:
+            yield hit["_id"]
+
+
+def differences(left: Iterator[str], right: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Ids that only one of two ordered runs has, as ("left" or "right", id); holds one of each at a time."""
+    mine, other = next(left, None), next(right, None)
+    while mine is not None or other is not None:
+        if other is None or (mine is not None and mine < other):
+            assert mine is not None
+            yield "left", mine
+            mine = next(left, None)
+        elif mine is None or other < mine:
+            yield "right", other
+            other = next(right, None)
+        else:
+            mine, other = next(left, None), next(right, None)
+
+
+def _open(client: OpenSearch, index: str, patience: Patience) -> str:
+    answer = patience.call(lambda: client.create_pit(index=index, params={"keep_alive": _KEEP_ALIVE}))
+    return str(answer["pit_id"])
+
+
+def _close(client: OpenSearch, held: str) -> None:
+    with suppress(OpenSearchException):  # it ends by itself in minutes
+        client.delete_pit(body={"pit_id": [held]})
+
+
+def _hits(client: OpenSearch, patience: Patience, body: dict[str, Any], where: dict[str, Any]) -> list[dict[str, Any]]:
+    while True:
+        answer = patience.call(lambda: client.search(body=body, **where))
+        failed = answer["_shards"].get("failures") or []
+        if not answer["_shards"]["failed"] and not answer.get("timed_out"):
+            hits: list[dict[str, Any]] = answer["hits"]["hits"]
+            return hits
+        # A part of the answer would pass for the whole.
+        reason = failed[0].get("reason", {}).get("reason", "") if failed else "it timed out"
+        if any("No search context found" in str(failure) for failure in failed):
+            raise ClusterError("The point in time is gone.") from NotFoundError(404, "search_context_missing", {})
+        patience.wait(f"a shard did not answer ({reason})")

@@ -1,0 +1,248 @@
+"""What is being done to a catalogue, kept in the cluster itself: any machine can look, pause, go on or take over.
+
+One document a catalogue in the index `shelfrank-jobs`: the present job with its phase and counts, and the indexes that
+were live before. Every change is conditional on the document being as it was read (sequence number and primary term),
+so that two machines never both believe that it is theirs. The holder of a job renews a lease; when it has gone, the
+lease runs out and another may take the job over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import ConflictError, NotFoundError
+
+from indexer.bulk import Patience
+from indexer.errors import ClusterError
+
+T = TypeVar("T")
+
+INDEX = "shelfrank-jobs"
+LEASE_S = 60.0
+Phase = Literal["none", "build", "verify", "switch", "done", "refused", "cancelled"]
+OPEN_PHASES = ("build", "verify", "switch")
+
+_BODY = {
+    "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
+    # Whatever a later version adds is kept and not indexed: the documents are read by id alone.
+    "mappings": {"dynamic": False, "properties": {}},
+}
+
+
+class Kept(msgspec.Struct):
+    """An index that was live and can be again. `marks` and `deleted_marks` are the sequence numbers of its successor
+    and of the tombstones at the switch: what came after them is what a rollback must bring back."""
+
+    index: str
+    left_at: float
+    marks: dict[str, int] = {}
+    deleted_marks: dict[str, int] = {}
+
+
+class Record(msgspec.Struct):
+    """The document of one catalogue. Times are seconds since 1970, of the machine that wrote them."""
+
+    catalogue: str
+    job: str = ""
+    phase: Phase = "none"
+    source: dict[str, Any] = {}
+    target: str = ""
+    live: str = ""
+    encoder: str = ""
+    tokens: str = ""
+    marks: dict[str, int] = {}
+    deleted_marks: dict[str, int] = {}
+    done: int = 0
+    total: int | None = None
+    expected: int | None = None
+    wanted: Literal["", "pause", "cancel"] = ""
+    paused: bool = False
+    owner: str = ""
+    lease_until: float = 0.0
+    started_at: float = 0.0
+    updated_at: float = 0.0
+    problem: str = ""
+    checks: list[dict[str, Any]] = []
+    history: list[Kept] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a job is begun and not ended."""
+        return self.phase in OPEN_PHASES
+
+    def held_by_other(self, owner: str, now: float) -> bool:
+        """Whether somebody else works on it at this moment."""
+        return bool(self.owner) and self.owner != owner and now < self.lease_until
+
+
+class Board:
+    """Reads and changes the records of a cluster."""
+
+    def __init__(self, client: OpenSearch, patience_s: float = 30.0) -> None:
+        self._client, self._patience_s = client, patience_s
+
+    def read(self, catalogue: str) -> Record:
+        """The catalogue's record; an empty one where there is none."""
+        return self._read(catalogue)[0]
+
+    def all(self) -> list[Record]:
+        """The records of all catalogues, by name."""
+        answer = self._absent_is_empty(lambda: self._client.search(index=INDEX, body={"size": 1000}))
+        hits = answer.get("hits", {}).get("hits", [])
+        return sorted((msgspec.convert(hit["_source"], Record) for hit in hits), key=lambda record: record.catalogue)
+
+    def change(self, catalogue: str, edit: Callable[[Record], None]) -> Record:
+        """Apply `edit` to the record as it is now; when another was faster, to what that one left. `edit` may raise."""
+        while True:
+            record, condition = self._read(catalogue)
+            edit(record)
+            record.updated_at = time.time()
+            body = msgspec.to_builtins(record)
+            params = {**condition, "refresh": "true"}
+            try:
+                self._call(partial(self._client.index, index=INDEX, id=catalogue, body=body, params=params))
+            except ClusterError as error:
+                if isinstance(error.__cause__, ConflictError):
+                    # Also after our own write whose answer was lost: an edit may come twice, and must not mind.
+                    continue
+                raise
+            return record
+
+    def _read(self, catalogue: str) -> tuple[Record, dict[str, Any]]:
+        answer = self._absent_is_empty(lambda: self._client.get(index=INDEX, id=catalogue))
+        if "error" in answer:
+            self._make()
+        if not answer.get("found"):
+            return Record(catalogue), {"op_type": "create"}
+        record = msgspec.convert(answer["_source"], Record)
+        return record, {"if_seq_no": answer["_seq_no"], "if_primary_term": answer["_primary_term"]}
+
+    def _absent_is_empty(self, request: Callable[[], Any]) -> dict[str, Any]:
+        """The answer; where index or document is missing, what the server says of that."""
+
+        def read() -> dict[str, Any]:
+            try:
+                return dict(request())
+            except NotFoundError as error:
+                return error.info if isinstance(error.info, dict) else {}
+
+        return self._call(read)
+
+    def _make(self) -> None:
+        try:
+            self._call(lambda: self._client.indices.create(index=INDEX, body=_BODY))
+        except ClusterError as error:
+            # Another was faster.
+            if "resource_already_exists" not in str(error.__cause__):
+                raise
+
+    def _call(self, request: Callable[[], T]) -> T:
+        # A patience of its own for each: the lease is renewed from another thread.
+        return Patience(self._patience_s).call(request)
+
+
+def new_owner() -> str:
+    """A name for this process that no other has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+class LostError(ClusterError):
+    """Another process has taken the job over; this one must touch nothing more."""
+
+
+class Lease:
+    """Holds a catalogue's job while a `with` block runs: taken at its start, renewed beside it, given back at its end.
+
+    `check` raises LostError once it is no longer ours, and must be called before every step that writes.
+    """
+
+    def __init__(self, board: Board, catalogue: str, *, lease_s: float = LEASE_S, owner: str = "") -> None:
+        self.owner = owner or new_owner()
+        self.wanted = ""
+        self._board, self._catalogue, self._lease_s = board, catalogue, lease_s
+        self._until = 0.0  # by the monotonic clock: what others see may be later, never earlier
+        self._lost = ""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._renewing, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._renew(first=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        if not self._lost:
+            try:
+                self.change(lambda record: None, release=True)
+            except ClusterError:
+                if kind is None:
+                    raise
+
+    def check(self) -> None:
+        """Raise LostError when the lease has run out or was taken."""
+        if self._lost:
+            raise LostError(self._lost)
+        if time.monotonic() > self._until:
+            # The cluster was away for longer than the lease. Nobody took it in the meantime: it is ours still.
+            self._renew()
+
+    def change(self, edit: Callable[[Record], None], *, release: bool = False) -> Record:
+        """Change the record if it is still ours. Raises LostError."""
+        begun = time.monotonic()
+
+        def owned(record: Record) -> None:
+            if record.owner != self.owner:
+                self._lost = self._taken(record)
+                raise LostError(self._lost)
+            edit(record)
+            record.lease_until = 0.0 if release else time.time() + self._lease_s
+            record.owner = "" if release else self.owner
+
+        record = self._board.change(self._catalogue, owned)
+        self._until = begun + self._lease_s
+        self.wanted = record.wanted
+        return record
+
+    def _renew(self, first: bool = False) -> None:
+        begun = time.monotonic()
+
+        def take(record: Record) -> None:
+            mine = record.owner == self.owner
+            if record.held_by_other(self.owner, time.time()) or not (first or mine):
+                raise LostError(self._taken(record))
+            record.owner, record.lease_until = self.owner, time.time() + self._lease_s
+
+        record = self._board.change(self._catalogue, take)
+        self._until = begun + self._lease_s
+        self.wanted = record.wanted
+
+    def _renewing(self) -> None:
+        while not self._end.wait(self._lease_s / 4):
+            try:
+                self._renew()
+            except LostError as error:
+                self._lost = str(error)
+                return
+            except ClusterError:
+                continue  # the cluster is away; `check` says so when it has been for too long
+
+    def _taken(self, record: Record) -> str:
+        left = max(0.0, record.lease_until - time.time())
+        return (
+            f"{record.owner or 'Another process'} works on {self._catalogue} (its lease runs for another {left:.0f} s)."
+            f" See `shelfrank reindex status {self._catalogue}`; wait for it, or stop that process and try again."
+        )

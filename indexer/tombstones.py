@@ -1,0 +1,72 @@
+"""What was deleted, so that it stays deleted: one small document a product, in an index beside the catalogue's.
+
+OpenSearch forgets a deletion after a minute (`index.gc_deletes`); an older message that arrives later would bring the
+product back. A tombstone is written before its product is deleted, and is not removed by building an index anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from opensearchpy import OpenSearch
+
+from indexer import bulk
+from indexer.bulk import BulkWriter, Document, Patience
+from indexer.errors import ClusterError
+
+_BODY = {
+    "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
+    "mappings": {
+        "dynamic": "strict",
+        "properties": {"id": {"type": "keyword"}, "version": {"type": "long"}, "deleted_at": {"type": "date"}},
+    },
+}
+
+
+def index_name(catalogue: str) -> str:
+    """The index that holds a catalogue's tombstones."""
+    return f"shelfrank-deleted-{catalogue}"
+
+
+def versions(client: OpenSearch, catalogue: str, ids: Sequence[str], patience: Patience) -> dict[str, int]:
+    """The versions at which those of the products were deleted that were."""
+    found = bulk.stored(client, index_name(catalogue), ids, patience, ["version"])
+    return {name: int(item["_source"]["version"]) for name, item in found.items()}
+
+
+def write(client: OpenSearch, catalogue: str, deleted: Mapping[str, int], patience: Patience) -> None:
+    """Write tombstones: product id -> version. Raises ClusterError when one of them is not taken."""
+    if not deleted:
+        return
+    index = index_name(catalogue)
+    make(client, catalogue, patience)
+    now = int(time.time() * 1000)
+    documents = [
+        Document(name, msgspec.json.encode({"id": name, "version": version, "deleted_at": now}))
+        for name, version in deleted.items()
+    ]
+    outcome = BulkWriter(client, index, patience=patience).write(documents)
+    if left := [*outcome.refused, *outcome.blocked]:
+        raise ClusterError(f"{len(left)} deletions could not be noted in {index}: {left[0]}.")
+
+
+def make(client: OpenSearch, catalogue: str, patience: Patience) -> None:
+    """Make the index of tombstones where it is missing."""
+    index = index_name(catalogue)
+    if patience.call(lambda: client.indices.exists(index=index)):
+        return
+    try:
+        patience.call(lambda: client.indices.create(index=index, body=_BODY))
+    except ClusterError as error:
+        if "resource_already_exists" not in str(error.__cause__):
+            raise
+
+
+def remove(client: OpenSearch, catalogue: str, ids: Sequence[str], patience: Patience) -> None:
+    """Forget the deletion of products that a newer message has brought back."""
+    documents: list[Any] = [Document(name, op="delete") for name in ids]
+    if documents:
+        BulkWriter(client, index_name(catalogue), patience=patience).write(documents)

@@ -1,0 +1,158 @@
+"""Products to documents, the same in every job: vector, token ids, and a hash of all that made them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import mappings
+from indexer.bulk import Document
+from ingest.clean import Cleaned, category_path
+from reranker.text import pack_ids
+
+# What of a document is the product itself; the rest is derived from it, or says how it came there.
+PRODUCT_FIELDS = (
+    "id",
+    "title",
+    "description",
+    "bullets",
+    "brand",
+    "color",
+    "category",
+    "price",
+    "currency",
+    "stock",
+    "rating",
+    "rating_count",
+    "image",
+    "language",
+    "attributes",
+)
+MADE_FIELDS = ("vector", "vector_bundle", "rerank_tokens", "rerank_bundle", "content_hash")
+
+
+class Encoder(Protocol):
+    """What makes a product's vector."""
+
+    @property
+    def bundle_id(self) -> str: ...
+    @property
+    def dimension(self) -> int: ...
+    def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Vectors of products: float32 [products, dimension], rows of length 1."""
+
+
+class Tokens(Protocol):
+    """What makes the token ids that a reranker reads instead of the text."""
+
+    @property
+    def tokens_id(self) -> str: ...
+    def product_tokens(self, product: Mapping[str, Any]) -> list[int]:
+        """Token ids of a product, without special tokens."""
+
+
+@dataclass
+class Entry:
+    """A product on its way into an index. `version` orders what is known of it; None where nobody said.
+
+    `made` holds what a stored document already has of models: vector, token ids and the names of their bundles. `seen`
+    is what the index held when it was looked at (sequence number and primary term, empty for nothing): the write is
+    refused when that has changed since. None: whatever is there is replaced.
+    """
+
+    product: dict[str, Any]
+    flags: list[str] = field(default_factory=list)
+    near_duplicate_of: str = ""
+    version: int | None = None
+    row: int = 0
+    made: Mapping[str, Any] = field(default_factory=dict)
+    seen: Mapping[str, int] | None = None
+
+    @property
+    def id(self) -> str:
+        """The product's id, which is the document's too."""
+        return str(self.product["id"])
+
+
+def cleaned_entry(found: Cleaned) -> Entry:
+    """The entry of a cleaned row."""
+    return Entry(found.product, found.flags, found.near_duplicate_of, found.version, found.row)
+
+
+def stored_entry(source: Mapping[str, Any]) -> Entry:
+    """The entry of a stored document; what its `_source` lacks of models is made anew."""
+    product = {name: source[name] for name in PRODUCT_FIELDS if name in source}
+    made = {name: source[name] for name in MADE_FIELDS if name in source}
+    return Entry(
+        product, list(source.get("flags", ())), source.get("near_duplicate_of", ""), source.get("version"), 0, made
+    )
+
+
+class Maker:
+    """Makes documents with one encoder and one reranker's token ids."""
+
+    def __init__(self, encoder: Encoder, tokens: Tokens) -> None:
+        self.encoder, self.tokens = encoder, tokens
+
+    def digest(self, entry: Entry) -> str:
+        """Changes whenever the document would: with the product, the models, or the form of documents."""
+        return _digest(entry, self.encoder.bundle_id, self.tokens.tokens_id)
+
+    def sources(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """Whole documents. What is stored of the same bundles is kept where the product is as it was."""
+        fresh = [entry for entry in entries if not self._keeps_vector(entry)]
+        vectors = self.encoder.embed_products([entry.product for entry in fresh]) if fresh else ()
+        made = {id(entry): vector for entry, vector in zip(fresh, vectors, strict=True)}
+        return [self._source(entry, made.get(id(entry))) for entry in entries]
+
+    def documents(self, entries: Sequence[Entry]) -> list[Document]:
+        """The same, encoded."""
+        return [
+            Document(entry.id, msgspec.json.encode(source), "create" if entry.seen == {} else "index", entry.seen or {})
+            for entry, source in zip(entries, self.sources(entries), strict=True)
+        ]
+
+    def _keeps_vector(self, entry: Entry) -> bool:
+        return entry.made.get("vector_bundle") == self.encoder.bundle_id and _as_made(entry)
+
+    def _source(self, entry: Entry, vector: NDArray[np.float32] | None) -> dict[str, Any]:
+        product, made = entry.product, entry.made
+        source = {
+            **product,
+            "category_path": category_path(product.get("category", [])),
+            "flags": entry.flags,
+            # float32 has no more digits than this; each one less is a twentieth of the request.
+            "vector": made["vector"] if vector is None else np.round(vector.astype(np.float64), 8).tolist(),
+            "vector_bundle": self.encoder.bundle_id,
+            "rerank_tokens": made["rerank_tokens"]
+            if made.get("rerank_bundle") == self.tokens.tokens_id and _as_made(entry)
+            else pack_ids(self.tokens.product_tokens(product)),
+            "rerank_bundle": self.tokens.tokens_id,
+            "content_hash": self.digest(entry),
+            "ingested_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        if entry.near_duplicate_of:
+            source["near_duplicate_of"] = entry.near_duplicate_of
+        if entry.version is not None:
+            source["version"] = entry.version
+        return source
+
+
+def _as_made(entry: Entry) -> bool:
+    """Whether the stored document is the product that its vector and token ids were made of."""
+    made = entry.made
+    if not {"vector", "rerank_tokens", "content_hash"} <= made.keys():
+        return False
+    return bool(made["content_hash"] == _digest(entry, made.get("vector_bundle", ""), made.get("rerank_bundle", "")))
+
+
+def _digest(entry: Entry, encoder: str, tokens: str) -> str:
+    content = [entry.product, entry.flags, entry.near_duplicate_of, [encoder, tokens, mappings.FORMAT]]
+    return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).hexdigest()

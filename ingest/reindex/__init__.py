@@ -1,0 +1,1 @@
+"""A new index for a catalogue, built beside the live one, examined, and put in its place."""

@@ -1,0 +1,501 @@
+"""Build an index beside the live one, bring it up to date, examine it, and put it in the live one's place.
+
+    build    products from their origin into a new index; what it has already is skipped, so a resumed job goes on
+    verify   what changed in the live index meanwhile is brought over, again until little is left; then the checks
+    switch   the live index takes no writes; the last changes come over; the alias is moved in one step
+
+Where the job is, is kept in the cluster (`indexer.jobs`). Whatever ends the process, the live index is as it was or the
+new one is whole, and `resume` goes on from any machine. Between the write block and the moved alias (one catch-up of
+the last changes) writers are refused and must try again, as `shelfrank feed` does; searches are answered throughout.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import NotFoundError
+
+from indexer import aliases, bulk, changes, jobs, mappings, tombstones
+from indexer.bulk import BulkWriter, Document, Outcome, Patience
+from indexer.client import capabilities
+from indexer.errors import ClusterError, InputError, UsageError
+from indexer.settings import Settings
+from ingest.documents import Encoder, Entry, Maker, Tokens, stored_entry
+from ingest.job import refuse
+from ingest.products import StoppedError
+from ingest.reindex.origins import Origin, Progress
+from ingest.reindex.verify import Check, Examination, Judged, Sample
+from ingest.report import DeadLetters, Report
+from ingest.sources import Rejection
+
+T = TypeVar("T")
+
+FEW_CHANGES = 1000  # what a catch-up may leave to the one that writers wait for
+MAX_CATCH_UPS = 20
+_TELL_EVERY_S = 2.0
+_GREEN_S = 120.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one run is asked to do. `sample` products are compared field by field."""
+
+    name: str
+    dead_letter: Path
+    sample: int = 200
+    judged: Judged | None = None
+    force_merge: bool = False
+
+
+class Reindex:
+    """One run of a job. `report` is filled as it goes; `checks` holds what the examination saw."""
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        origin: Origin,
+        encoder: Encoder,
+        tokens: Tokens,
+        settings: Settings,
+        options: Options,
+        *,
+        stop: threading.Event | None = None,
+        on_progress: Progress = lambda phase, done, total: None,
+        lease_s: float = jobs.LEASE_S,
+    ) -> None:
+        self.report = Report()
+        self.checks: list[Check] = []
+        self._client, self._origin, self._options = client, origin, options
+        self._maker, self._settings = Maker(encoder, tokens), settings
+        self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
+        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
+        self._board = jobs.Board(client, settings.ingest.patience_s)
+        self._ids: set[str] = set()  # what the new index should hold; only where the origin is no index
+        self._touched: set[str] = set()  # written by a catch-up: newer than what the origin said
+        self._dying: set[str] = set()  # with a tombstone, and still in the live index when a catch-up looked
+        self._sample = Sample(options.sample, options.name)
+        self._told = 0.0
+
+    def start(self) -> Report:
+        """A new job, to its end. Raises UsageError where one is open, else as `resume`."""
+        return self._run(self._begin)
+
+    def resume(self) -> Report:
+        """Go on with the open job. Raises UsageError where there is none, LostError where another has it, ClusterError
+        when the cluster fails or the new index is refused. The report says `stopped` when it was told to pause."""
+        return self._run(self._go_on)
+
+    def _run(self, opening: Any) -> Report:
+        mappings.check_vector(self._settings.index, capabilities(self._client))
+        started = time.monotonic()
+        name = self._options.name
+        try:
+            with jobs.Lease(self._board, name, lease_s=self._lease_s) as lease:
+                record = lease.change(opening)
+                self.report.index = record.target
+                try:
+                    self._phases(lease, record)
+                except StoppedError:
+                    self._stopped(lease)
+                except jobs.LostError:
+                    raise
+                except (ClusterError, InputError) as error:
+                    problem = str(error)
+                    lease.change(lambda record: setattr(record, "problem", problem))
+                    raise
+        finally:
+            self.report.seconds = time.monotonic() - started
+        return self.report
+
+    # Opening a job
+
+    def _begin(self, record: jobs.Record) -> None:
+        name = self._options.name
+        if record.is_open and record.job:
+            raise UsageError(
+                f"A reindex of {name} is open ({record.phase}, {record.done:,} done). Go on with "
+                f"`shelfrank reindex resume {name}`, or end it with `shelfrank reindex cancel {name}`."
+            )
+        live = aliases.live(self._client, name)
+        if self._origin.stored and live is None:
+            raise UsageError(f"There is no catalogue {name} to take products from. Name a file with --file.")
+        now = time.time()
+        fresh = jobs.Record(
+            name,
+            job=f"{name}-{int(now)}",
+            phase="build",
+            source=self._origin.described(),
+            target=aliases.dated(name),
+            live=live.index if live else "",
+            encoder=self._maker.encoder.bundle_id,
+            tokens=self._maker.tokens.tokens_id,
+            # From before the first product is read: what changes from now on is brought over.
+            marks=changes.marks(self._client, live.index, self._patience) if live else {},
+            deleted_marks=self._marks(tombstones.index_name(name)),
+            started_at=now,
+            history=record.history,
+            owner=record.owner,
+            lease_until=record.lease_until,
+        )
+        _copy(fresh, record)
+
+    def _go_on(self, record: jobs.Record) -> None:
+        name, encoder = self._options.name, self._maker.encoder.bundle_id
+        if not record.is_open:
+            raise UsageError(f"No reindex of {name} is open (the last one: {record.phase}). Begin one with `start`.")
+        if (record.encoder, record.tokens) != (encoder, self._maker.tokens.tokens_id):
+            raise UsageError(
+                f"This reindex was begun with the encoder {record.encoder} and token ids {record.tokens}; loaded are "
+                f"{encoder} and {self._maker.tokens.tokens_id}. Set models.encoder and models.reranker to the first."
+            )
+        record.wanted, record.paused, record.problem = "", False, ""
+
+    # The phases
+
+    def _phases(self, lease: jobs.Lease, record: jobs.Record) -> None:
+        live = aliases.live(self._client, record.catalogue)
+        if record.phase == "switch" and live is not None and live.index == record.target:
+            self._end(lease)  # it ended between the moved alias and its note
+            return
+        if (live.index if live else "") != record.live:
+            raise ClusterError(
+                f"{record.catalogue} stood for {record.live or 'nothing'} when this reindex began, and stands for "
+                f"{live.index if live else 'nothing'} now. Cancel it and start anew."
+            )
+        self._make(record)
+        with DeadLetters(self._options.dead_letter) as letters:
+            try:
+                self._build(lease, record, letters)
+            finally:
+                self.report.dead_letter = letters.written
+        if self.report.read and not self.report.clean:
+            raise InputError(
+                f"All {self.report.read} rows were rejected ({', '.join(self.report.reasons)}): look at "
+                f"{self.report.dead_letter}, and whether the mapping fits the file."
+            )
+        lease.change(lambda record: setattr(record, "phase", "verify"))
+        self._settle_in(lease, record)
+        self._verify(lease, record)
+        self._switch(lease, record)
+
+    def _make(self, record: jobs.Record) -> None:
+        if self._patience.call(lambda: self._client.indices.exists(index=record.target)):
+            return
+        made = mappings.made(self._settings.index, record.encoder, self._maker.encoder.dimension)
+        body = mappings.index_body(self._settings.index, made)
+        # Nobody searches it yet: no refreshes, no copies.
+        body["settings"]["index"] |= {"refresh_interval": "-1", "number_of_replicas": 0}
+        try:
+            self._patience.call(lambda: self._client.indices.create(index=record.target, body=body))
+        except ClusterError as error:
+            if "resource_already_exists" not in str(error.__cause__):
+                raise
+
+    def _build(self, lease: jobs.Lease, record: jobs.Record, letters: DeadLetters) -> None:
+        writer = self._writer(record.target)
+        entries = self._origin.entries(self.report, letters, self._stop, self._on_progress)
+        total = self._origin.total() if self._origin.stored else None
+        for batch in _batches(entries, self._settings.ingest.batch):
+            lease.check()
+            chosen = batch if self._origin.stored else self._newest(record, batch, letters)
+            self._write(record, chosen, writer, letters)
+            for entry in chosen:
+                self._sample.offer(entry)
+            if not self._origin.stored:
+                self._ids.update(entry.id for entry in chosen)
+                total = self._origin.total()
+            self._progress(lease, "Build", self.report.read, total)
+
+    def _newest(self, record: jobs.Record, batch: Sequence[Entry], letters: DeadLetters) -> list[Entry]:
+        """A file's rows without what was deleted since, and with the live document where that is newer."""
+        ids = [entry.id for entry in batch]
+        there = bulk.stored(self._client, record.live, ids, self._patience, ["version"]) if record.live else {}
+        deleted = tombstones.versions(self._client, record.catalogue, ids, self._patience)
+        versions = {name: found["_source"].get("version") for name, found in there.items()}
+        newer = [
+            entry.id for entry in batch if entry.version is not None and (versions.get(entry.id) or -1) > entry.version
+        ]
+        whole = bulk.stored(self._client, record.live, newer, self._patience)
+        chosen = []
+        for entry in batch:
+            gone = deleted.get(entry.id)
+            if gone is not None and entry.id not in there and (entry.version is None or entry.version <= gone):
+                self.report.deleted += 1
+                reason = f"deleted: a message of version {gone} did; send it anew with a higher version"
+                letters.add(Rejection(entry.row, "id", entry.id, reason))
+            elif entry.id in whole:
+                self.report.superseded += 1
+                chosen.append(stored_entry(whole[entry.id]["_source"]))
+            else:
+                entry.version = versions.get(entry.id) if entry.version is None else entry.version
+                chosen.append(entry)
+        return chosen
+
+    def _write(
+        self, record: jobs.Record, batch: Sequence[Entry], writer: BulkWriter, letters: DeadLetters | None
+    ) -> None:
+        """Write what the new index does not hold already."""
+        fields = ["content_hash", "version"]
+        there = bulk.stored(self._client, record.target, [entry.id for entry in batch], self._patience, fields)
+        changed = []
+        for entry in batch:
+            held = there.get(entry.id, {}).get("_source", {})
+            if held.get("content_hash") == self._maker.digest(entry) and held.get("version") == entry.version:
+                self.report.unchanged += 1
+            else:
+                changed.append(entry)
+        outcome = Outcome()
+        try:
+            writer.write(self._maker.documents(changed), outcome)
+        finally:
+            self.report.written += len(outcome.written)
+            if letters:
+                refuse(outcome, changed, self.report, letters)
+            else:
+                self.report.failed += len(outcome.refused)
+
+    def _settle_in(self, lease: jobs.Lease, record: jobs.Record) -> None:
+        """Searchable, with its copies, and nearly up to date."""
+        target = record.target
+        self._refresh(target)
+        if self._options.force_merge:
+            self._on_progress("Merge", 0, None)
+            self._patience.call(
+                lambda: self._client.indices.forcemerge(
+                    index=target, params={"max_num_segments": "1"}, request_timeout=3600
+                )
+            )
+        settings = {"index": {"refresh_interval": None, "number_of_replicas": self._settings.index.replicas}}
+        self._patience.call(lambda: self._client.indices.put_settings(index=target, body=settings))
+        for _ in range(MAX_CATCH_UPS):
+            lease.check()
+            if self._catch_up(lease, record) <= FEW_CHANGES:
+                break
+        # The old index has its copies too: a switch to one without would be a step down.
+        params: dict[str, Any] = {"wait_for_status": "green", "timeout": f"{_GREEN_S:.0f}s"}
+        health = self._patience.call(
+            lambda: self._client.cluster.health(index=target, params=params, request_timeout=_GREEN_S + 30)
+        )
+        if health.get("timed_out"):
+            self.report.warnings.append(
+                f"{target} is {health.get('status')} after {_GREEN_S:.0f} s: not all of its "
+                f"{self._settings.index.replicas} copies have a node to be on."
+            )
+
+    def _verify(self, lease: jobs.Lease, record: jobs.Record) -> None:
+        self._on_progress("Verify", 0, None)
+        self._refresh(record.target)
+        if not self._origin.stored and self._count(record.target) != len(self._ids):
+            self._drop_strays(record)
+        # What the live index has may change while this looks: it is counted again when nothing can.
+        expected = self._count(record.target) if self._origin.stored else len(self._ids)
+        sample = [entry for entry in self._sample.entries if entry.id not in self._touched]
+        examined = self._examination(record)
+        examined.run(record.live, expected, self.report.failed, sample, self._options.judged)
+        self._judge(lease, examined)
+
+    def _examination(self, record: jobs.Record) -> Examination:
+        return Examination(self._client, record.target, self._maker, self._settings.index, self._patience)
+
+    def _judge(self, lease: jobs.Lease, examined: Examination) -> None:
+        self.checks = examined.checks
+        seen = msgspec.to_builtins(examined.checks)
+
+        def note(record: jobs.Record) -> None:
+            record.checks = seen
+            if examined.failed:
+                record.phase = "refused"
+
+        lease.change(note)
+        examined.refuse()
+
+    def _switch(self, lease: jobs.Lease, record: jobs.Record) -> None:
+        client, live, target = self._client, record.live, record.target
+        lease.change(lambda record: setattr(record, "phase", "switch"))
+        self._on_progress("Switch", 0, None)
+        try:
+            if live:
+                # Waits for writes in flight; from its answer on none can be lost.
+                self._patience.call(lambda: client.indices.add_block(index=live, block="write"))
+                self._catch_up(lease, record)
+            self._last_look(lease, record)
+            after = self._marks(target)
+            gone = self._marks(tombstones.index_name(record.catalogue))
+            lease.change(lambda record: keep(record, live, after, gone))
+            lease.check()
+            aliases.swap(client, record.catalogue, target)
+        except BaseException:
+            if live:
+                open_again(client, live)
+            raise
+        self._end(lease)
+
+    def _last_look(self, lease: jobs.Lease, record: jobs.Record) -> None:
+        """With nothing written any more: both hold the same products, to the last one."""
+        self._refresh(record.target)
+        if self._origin.stored:
+            self._refresh(record.live)
+        expected = self._count(record.live) if self._origin.stored else len(self._ids)
+        if self._count(record.target) != expected:
+            self._drop_strays(record)
+        examined = self._examination(record)
+        examined.count(expected)
+        examined.checks = [check for check in self.checks if check.name != "count"] + examined.checks
+        self._judge(lease, examined)
+
+    def _drop_strays(self, record: jobs.Record) -> None:
+        """Remove what the new index should not have: products deleted past shelfrank, without a tombstone, while it was
+        built, or rows of the file as it was before the job was resumed."""
+        if self._origin.stored:
+            wanted = changes.ids(self._client, record.live, self._patience)
+        else:
+            wanted = iter(sorted(self._ids))
+        there = changes.ids(self._client, record.target, self._patience)
+        strays = [name for side, name in changes.differences(wanted, there) if side == "right"]
+        self._writer(record.target).write([Document(name, op="delete") for name in strays])
+        self._refresh(record.target)
+
+    def _end(self, lease: jobs.Lease) -> None:
+        def ended(record: jobs.Record) -> None:
+            record.phase, record.problem, record.wanted, record.paused = "done", "", "", False
+
+        lease.change(ended)
+
+    # Keeping up with the live index
+
+    def _catch_up(self, lease: jobs.Lease, record: jobs.Record) -> int:
+        """Bring over what changed in the live index since the record's marks; returns how many products that were."""
+        if not record.live:
+            return 0
+        client, name = self._client, record.catalogue
+        graves = tombstones.index_name(name)
+        marks, deleted_marks = changes.marks(client, record.live, self._patience), self._marks(graves)
+        self._refresh(record.live)
+        writer = self._writer(record.target)
+        count = 0
+        for hits in changes.changed_since(client, record.live, record.marks, self._patience):
+            lease.check()
+            self._bring(record, [stored_entry(hit["_source"]) for hit in hits], writer)
+            count += len(hits)
+        if deleted_marks:
+            self._refresh(graves)
+            for hits in changes.changed_since(client, graves, record.deleted_marks, self._patience):
+                lease.check()
+                self._dying.update(hit["_id"] for hit in hits)
+        for ids in _batches(iter(sorted(self._dying)), changes.PAGE):
+            still = bulk.stored(client, record.live, ids, self._patience, False)
+            gone = [key for key in ids if key not in still]
+            writer.write([Document(key, op="delete") for key in gone])
+            self._dying.difference_update(gone)
+            self._ids.difference_update(gone)
+            self._touched.update(gone)
+            count += len(gone)
+        record.marks, record.deleted_marks = marks, deleted_marks
+
+        def note(there: jobs.Record) -> None:
+            there.marks, there.deleted_marks = marks, deleted_marks
+
+        lease.change(note)
+        return count
+
+    def _bring(self, record: jobs.Record, entries: Sequence[Entry], writer: BulkWriter) -> None:
+        ids = [entry.id for entry in entries]
+        there = bulk.stored(self._client, record.target, ids, self._patience, ["version"])
+        versions = {key: found["_source"].get("version") for key, found in there.items()}
+        # A file may know of a newer version than the live index does.
+        chosen = [entry for entry in entries if (versions.get(entry.id) or -1) <= (entry.version or 0)]
+        self._write(record, chosen, writer, None)
+        self._touched.update(ids)
+        if not self._origin.stored:
+            self._ids.update(ids)
+
+    # Small things
+
+    def _progress(self, lease: jobs.Lease, phase: str, done: int, total: int | None) -> None:
+        self._on_progress(phase, done, total)
+        if time.monotonic() - self._told > _TELL_EVERY_S:
+            self._told = time.monotonic()
+
+            def tell(record: jobs.Record) -> None:
+                record.done, record.total = done, total
+
+            lease.change(tell)
+        if self._stop.is_set() or lease.wanted:
+            raise StoppedError
+
+    def _stopped(self, lease: jobs.Lease) -> None:
+        self.report.stopped = True
+
+        def note(record: jobs.Record) -> None:
+            record.paused, record.done = True, self.report.read
+
+        record = lease.change(note)
+        if record.wanted == "cancel":
+            undo(self._client, record)
+            lease.change(lambda record: end_cancelled(record))
+            self.report.warnings.append("The reindex was cancelled; the live index is as it was.")
+
+    def _writer(self, index: str) -> BulkWriter:
+        return BulkWriter(self._client, index, max_bytes=self._settings.ingest.bulk_bytes, patience=self._patience)
+
+    def _marks(self, index: str) -> changes.Marks:
+        return changes.marks(self._client, index, self._patience)
+
+    def _refresh(self, index: str) -> None:
+        self._patience.call(lambda: self._client.indices.refresh(index=index))
+
+    def _count(self, index: str) -> int:
+        return int(self._patience.call(lambda: self._client.count(index=index))["count"])
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise StoppedError
+
+
+def keep(record: jobs.Record, index: str, after: changes.Marks, gone: changes.Marks) -> None:
+    """Remember an index that the alias leaves, with its successor's marks at that moment."""
+    record.history = [kept for kept in record.history if kept.index != index]
+    if index:
+        record.history.append(jobs.Kept(index, time.time(), after, gone))
+
+
+def open_again(client: OpenSearch, index: str) -> None:
+    """Let an index take writes again."""
+    try:
+        Patience(30.0).call(
+            lambda: client.indices.put_settings(index=index, body={"index": {"blocks": {"write": None}}})
+        )
+    except ClusterError as error:
+        if not isinstance(error.__cause__, NotFoundError):
+            raise
+
+
+def undo(client: OpenSearch, record: jobs.Record) -> None:
+    """Take back what an open job has done: the live index takes writes, the new one is gone."""
+    if record.live:
+        open_again(client, record.live)
+    if record.target:
+        Patience(30.0).call(lambda: client.indices.delete(index=record.target, params={"ignore_unavailable": "true"}))
+
+
+def end_cancelled(record: jobs.Record) -> None:
+    """Note that an open job has ended without a new index."""
+    record.phase, record.wanted, record.paused, record.target = "cancelled", "", False, ""
+
+
+def _copy(source: jobs.Record, to: jobs.Record) -> None:
+    for name in source.__struct_fields__:
+        setattr(to, name, getattr(source, name))
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while batch := list(islice(items, size)):
+        yield batch

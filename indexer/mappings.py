@@ -181,6 +181,7 @@ def _properties(settings: Index, dimension: int) -> dict[str, Any]:
         "rerank_bundle": {"type": "keyword"},
         "content_hash": hidden,
         "version": {"type": "long"},
+        "offer": {"type": "object", "enabled": False},
         "ingested_at": {"type": "date"},
     }
 

@@ -1,14 +1,14 @@
 """What was deleted, so that it stays deleted: one small document a product, in an index beside the catalogue's.
 
 OpenSearch forgets a deletion after a minute (`index.gc_deletes`); an older message that arrives later would bring the
-product back. A tombstone is written before its product is deleted, and is not removed by building an index anew.
+product back. A tombstone is written before its product is deleted, and building an index anew does not remove it; a
+product that came back since has a higher version than its tombstone.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 from opensearchpy import OpenSearch
@@ -63,10 +63,3 @@ def make(client: OpenSearch, catalogue: str, patience: Patience) -> None:
     except ClusterError as error:
         if "resource_already_exists" not in str(error.__cause__):
             raise
-
-
-def remove(client: OpenSearch, catalogue: str, ids: Sequence[str], patience: Patience) -> None:
-    """Forget the deletion of products that a newer message has brought back."""
-    documents: list[Any] = [Document(name, op="delete") for name in ids]
-    if documents:
-        BulkWriter(client, index_name(catalogue), patience=patience).write(documents)

@@ -35,6 +35,8 @@ PRODUCT_FIELDS = (
     "language",
     "attributes",
 )
+# What updates may set by themselves: it changes often, and no model that ships reads it.
+OFFER_FIELDS = ("price", "currency", "stock", "rating", "rating_count")
 MADE_FIELDS = ("vector", "vector_bundle", "rerank_tokens", "rerank_bundle", "content_hash")
 
 
@@ -45,6 +47,10 @@ class Encoder(Protocol):
     def bundle_id(self) -> str: ...
     @property
     def dimension(self) -> int: ...
+    @property
+    def fields(self) -> frozenset[str]:
+        """The product fields that it reads."""
+
     def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
         """Vectors of products: float32 [products, dimension], rows of length 1."""
 
@@ -54,13 +60,18 @@ class Tokens(Protocol):
 
     @property
     def tokens_id(self) -> str: ...
+    @property
+    def fields(self) -> frozenset[str]:
+        """The product fields that it reads."""
+
     def product_tokens(self, product: Mapping[str, Any]) -> list[int]:
         """Token ids of a product, without special tokens."""
 
 
 @dataclass
 class Entry:
-    """A product on its way into an index. `version` orders what is known of it; None where nobody said.
+    """A product on its way into an index. `version` orders what is known of it; None where nobody said. `offer` has the
+    versions of fields that were updated by themselves.
 
     `made` holds what a stored document already has of models: vector, token ids and the names of their bundles. `seen`
     is what the index held when it was looked at (sequence number and primary term, empty for nothing): the write is
@@ -72,6 +83,7 @@ class Entry:
     near_duplicate_of: str = ""
     version: int | None = None
     row: int = 0
+    offer: dict[str, int] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     seen: Mapping[str, int] | None = None
 
@@ -87,12 +99,31 @@ def cleaned_entry(found: Cleaned) -> Entry:
 
 
 def stored_entry(source: Mapping[str, Any]) -> Entry:
-    """The entry of a stored document; what its `_source` lacks of models is made anew."""
-    product = {name: source[name] for name in PRODUCT_FIELDS if name in source}
-    made = {name: source[name] for name in MADE_FIELDS if name in source}
-    return Entry(
-        product, list(source.get("flags", ())), source.get("near_duplicate_of", ""), source.get("version"), 0, made
+    """The entry of a stored document. Where its hash shows that somebody changed the product past shelfrank, vector and
+    token ids are not those of the product, and are left to be made anew.
+    """
+    entry = Entry(
+        {name: source[name] for name in PRODUCT_FIELDS if name in source},
+        list(source.get("flags", ())),
+        source.get("near_duplicate_of", ""),
+        source.get("version"),
+        offer=dict(source.get("offer", {})),
     )
+    made = {name: source[name] for name in MADE_FIELDS if name in source}
+    if len(made) == len(MADE_FIELDS) and made["content_hash"] == digest_by(entry, made):
+        entry.made = made
+    return entry
+
+
+def digest_by(entry: Entry, made: Mapping[str, Any]) -> str:
+    """The hash of an entry's document, if its vector and token ids are of the bundles that `made` names."""
+    content = [
+        entry.product,
+        entry.flags,
+        entry.near_duplicate_of,
+        [made["vector_bundle"], made["rerank_bundle"], mappings.FORMAT],
+    ]
+    return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).hexdigest()
 
 
 class Maker:
@@ -100,10 +131,11 @@ class Maker:
 
     def __init__(self, encoder: Encoder, tokens: Tokens) -> None:
         self.encoder, self.tokens = encoder, tokens
+        self.reads = encoder.fields | tokens.fields
 
     def digest(self, entry: Entry) -> str:
         """Changes whenever the document would: with the product, the models, or the form of documents."""
-        return _digest(entry, self.encoder.bundle_id, self.tokens.tokens_id)
+        return digest_by(entry, {"vector_bundle": self.encoder.bundle_id, "rerank_bundle": self.tokens.tokens_id})
 
     def sources(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Whole documents. What is stored of the same bundles is kept where the product is as it was."""
@@ -120,7 +152,7 @@ class Maker:
         ]
 
     def _keeps_vector(self, entry: Entry) -> bool:
-        return entry.made.get("vector_bundle") == self.encoder.bundle_id and _as_made(entry)
+        return entry.made.get("vector_bundle") == self.encoder.bundle_id
 
     def _source(self, entry: Entry, vector: NDArray[np.float32] | None) -> dict[str, Any]:
         product, made = entry.product, entry.made
@@ -132,7 +164,7 @@ class Maker:
             "vector": made["vector"] if vector is None else np.round(vector.astype(np.float64), 8).tolist(),
             "vector_bundle": self.encoder.bundle_id,
             "rerank_tokens": made["rerank_tokens"]
-            if made.get("rerank_bundle") == self.tokens.tokens_id and _as_made(entry)
+            if made.get("rerank_bundle") == self.tokens.tokens_id
             else pack_ids(self.tokens.product_tokens(product)),
             "rerank_bundle": self.tokens.tokens_id,
             "content_hash": self.digest(entry),
@@ -142,17 +174,6 @@ class Maker:
             source["near_duplicate_of"] = entry.near_duplicate_of
         if entry.version is not None:
             source["version"] = entry.version
+        if entry.offer:
+            source["offer"] = entry.offer
         return source
-
-
-def _as_made(entry: Entry) -> bool:
-    """Whether the stored document is the product that its vector and token ids were made of."""
-    made = entry.made
-    if not {"vector", "rerank_tokens", "content_hash"} <= made.keys():
-        return False
-    return bool(made["content_hash"] == _digest(entry, made.get("vector_bundle", ""), made.get("rerank_bundle", "")))
-
-
-def _digest(entry: Entry, encoder: str, tokens: str) -> str:
-    content = [entry.product, entry.flags, entry.near_duplicate_of, [encoder, tokens, mappings.FORMAT]]
-    return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).hexdigest()

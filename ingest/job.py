@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from opensearchpy import OpenSearch
 
@@ -18,7 +19,8 @@ from indexer.bulk import BulkWriter, Outcome, Patience
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError
 from indexer.settings import Settings
-from ingest.documents import Encoder, Entry, Maker, Tokens
+from ingest.documents import OFFER_FIELDS, Encoder, Entry, Maker, Tokens, stored_entry
+from ingest.feed.state import keep_offers
 from ingest.products import Products, StoppedError
 from ingest.report import DeadLetters, Report
 from ingest.sources import Catalogue, Rejection
@@ -185,7 +187,7 @@ def settle(
     back that was deleted; a row with one gives way to what is stored with a higher one.
     """
     ids = [entry.id for entry in batch]
-    there = bulk.stored(client, index, ids, patience, ["content_hash", "version"])
+    there = bulk.stored(client, index, ids, patience, ["content_hash", "version", "offer", *OFFER_FIELDS])
     deleted = tombstones.versions(client, catalogue, ids, patience)
     chosen = []
     for entry in batch:
@@ -201,16 +203,26 @@ def settle(
             reason = f"deleted: a message of version {deleted[entry.id]} did; send it anew with a higher version"
             letters.add(Rejection(entry.row, "id", entry.id, reason))
             continue
-        if entry.version is None:
-            entry.version = held.get("version")
-        elif entry.version < held.get("version", -1):
+        if entry.version is not None and entry.version < held.get("version", -1):
             report.superseded += 1
             continue
+        take_order(entry, held)
         if held.get("content_hash") == maker.digest(entry) and held.get("version") == entry.version:
             report.unchanged += 1
         else:
             chosen.append(entry)
     return chosen
+
+
+def take_order(entry: Entry, held: Mapping[str, Any]) -> None:
+    """Give a row of a file its place in the order of changes, from the document that the index holds of it.
+
+    Without a version it counts as newest of all up to now, with one it leaves newer prices and stocks alone.
+    """
+    if entry.version is None:
+        entry.version, entry.offer = held.get("version"), dict(held.get("offer", {}))
+    elif held:
+        keep_offers(entry, stored_entry(held))
 
 
 def refuse(outcome: Outcome, batch: Sequence[Entry], report: Report, letters: DeadLetters) -> None:

@@ -36,6 +36,11 @@ class Encoder:
     def dimension(self) -> int:
         return self.bundle.description.dimension
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The product fields that it reads."""
+        return frozenset(field.name for field in self.bundle.description.recipe.fields)
+
     def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
         """Vectors of products: float32 [products, dimension], rows of length 1."""
         recipe = self.bundle.description.recipe

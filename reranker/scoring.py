@@ -58,6 +58,11 @@ class CrossEncoder:
         return cls(bundles.load(settings.reranker, "reranker", settings.home), settings)
 
     @property
+    def fields(self) -> frozenset[str]:
+        """The product fields that it reads."""
+        return frozenset(field.name for field in self.bundle.description.recipe.fields)
+
+    @property
     def _recipe(self) -> Recipe:
         return self.bundle.description.recipe
 

@@ -28,8 +28,8 @@ from indexer.bulk import BulkWriter, Document, Outcome, Patience
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError, UsageError
 from indexer.settings import Settings
-from ingest.documents import Encoder, Entry, Maker, Tokens, stored_entry
-from ingest.job import refuse
+from ingest.documents import OFFER_FIELDS, Encoder, Entry, Maker, Tokens, stored_entry
+from ingest.job import refuse, take_order
 from ingest.products import StoppedError
 from ingest.reindex.origins import Origin, Progress
 from ingest.reindex.verify import Check, Examination, Judged, Sample
@@ -41,6 +41,7 @@ T = TypeVar("T")
 FEW_CHANGES = 1000  # what a catch-up may leave to the one that writers wait for
 MAX_CATCH_UPS = 20
 _TELL_EVERY_S = 2.0
+_ORDER = ["version", "offer", *OFFER_FIELDS]  # what decides which of two is newer
 _GREEN_S = 120.0
 
 
@@ -217,17 +218,19 @@ class Reindex:
     def _newest(self, record: jobs.Record, batch: Sequence[Entry], letters: DeadLetters) -> list[Entry]:
         """A file's rows without what was deleted since, and with the live document where that is newer."""
         ids = [entry.id for entry in batch]
-        there = bulk.stored(self._client, record.live, ids, self._patience, ["version"]) if record.live else {}
+        there = bulk.stored(self._client, record.live, ids, self._patience, _ORDER) if record.live else {}
         deleted = tombstones.versions(self._client, record.catalogue, ids, self._patience)
-        versions = {name: found["_source"].get("version") for name, found in there.items()}
+        held = {name: found["_source"] for name, found in there.items()}
         newer = [
-            entry.id for entry in batch if entry.version is not None and (versions.get(entry.id) or -1) > entry.version
+            entry.id
+            for entry in batch
+            if entry.version is not None and held.get(entry.id, {}).get("version", -1) > entry.version
         ]
         whole = bulk.stored(self._client, record.live, newer, self._patience)
         chosen = []
         for entry in batch:
-            gone = deleted.get(entry.id)
-            if gone is not None and entry.id not in there and (entry.version is None or entry.version <= gone):
+            gone, live = deleted.get(entry.id), held.get(entry.id, {})
+            if gone is not None and entry.id not in held and (entry.version is None or entry.version <= gone):
                 self.report.deleted += 1
                 reason = f"deleted: a message of version {gone} did; send it anew with a higher version"
                 letters.add(Rejection(entry.row, "id", entry.id, reason))
@@ -235,7 +238,7 @@ class Reindex:
                 self.report.superseded += 1
                 chosen.append(stored_entry(whole[entry.id]["_source"]))
             else:
-                entry.version = versions.get(entry.id) if entry.version is None else entry.version
+                take_order(entry, live)
                 chosen.append(entry)
         return chosen
 

@@ -14,6 +14,7 @@ class StandIn:
     """Encoder and reranker in one: vectors from a hash of bundle and title, one token for each character."""
 
     dimension = 8
+    fields = frozenset({"title"})
 
     def __init__(self, bundle_id: str = "stand-in-1") -> None:
         self.bundle_id = bundle_id

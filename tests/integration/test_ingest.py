@@ -45,6 +45,7 @@ class StandIn:
     """Encoder and reranker in one: vectors from a hash of the title, one token for each character."""
 
     dimension = 8
+    fields = frozenset({"title"})
 
     def __init__(self, bundle_id: str = "stand-in-1") -> None:
         self.bundle_id = bundle_id

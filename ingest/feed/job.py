@@ -1,0 +1,224 @@
+"""A feed into the live index: events in batches, each batch settled against what is stored, then written.
+
+Nothing needs to be remembered between runs: events carry versions, so a feed that is given again changes nothing.
+Whatever is written is conditional on the document being as it was when it was looked at; where it is not, or where the
+live index is being switched, the batch is looked at again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from opensearchpy import OpenSearch
+
+from indexer import aliases, bulk, jobs, mappings, tombstones
+from indexer.bulk import BulkWriter, Document, Outcome, Patience
+from indexer.errors import ClusterError, UsageError
+from indexer.settings import Settings
+from ingest.documents import Encoder, Entry, Maker, Tokens, digest_by, stored_entry
+from ingest.feed.events import Event
+from ingest.feed.state import Product
+from ingest.products import StoppedError
+from ingest.report import DeadLetters
+from ingest.sources import Rejection
+
+
+@dataclass
+class Counts:
+    """What became of a feed's lines: read = applied + superseded + unchanged + rejected + failed, at its end."""
+
+    read: int = 0
+    applied: int = 0
+    superseded: int = 0
+    rejected: int = 0
+    failed: int = 0
+    embedded: int = 0
+    upserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    seconds: float = 0.0
+    last_version: int | None = None
+    stopped: bool = False
+    error: str = ""
+    dead_letter: str = ""
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Feed:
+    """Applies events to the catalogue `name`. `counts` is right at any moment."""
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        name: str,
+        encoder: Encoder,
+        tokens: Tokens,
+        settings: Settings,
+        letters: DeadLetters,
+        *,
+        stop: threading.Event | None = None,
+        on_progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None,
+        lease_s: float = jobs.LEASE_S,
+    ) -> None:
+        self.counts = Counts()
+        self._client, self._name, self._settings, self._letters = client, name, settings, letters
+        self._maker = Maker(encoder, tokens)
+        self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
+        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
+
+    def run(self, batches: Iterable[Sequence[Event | Rejection]]) -> Counts:
+        """Apply batches in their order until they end or `stop` is set. Raises UsageError, ClusterError."""
+        started = time.monotonic()
+        board = jobs.Board(self._client, self._settings.ingest.patience_s)
+        try:
+            # One feed at a time: two could pass each other between looking for a tombstone and writing.
+            with jobs.Lease(board, f"{self._name}:feed", lease_s=self._lease_s) as lease:
+                for batch in batches:
+                    lease.check()
+                    self._batch(batch)
+                    self._on_progress("Feed", self.counts.read, None)
+                    if self._stop.is_set():
+                        raise StoppedError
+        except StoppedError:
+            self.counts.stopped = True
+        finally:
+            self.counts.seconds = time.monotonic() - started
+            self.counts.dead_letter = self._letters.written
+        return self.counts
+
+    def _batch(self, batch: Sequence[Event | Rejection]) -> None:
+        self.counts.read += len(batch)
+        left: dict[str, list[Event]] = {}
+        for each in batch:
+            if isinstance(each, Rejection):
+                self._reject(each)
+            else:
+                left.setdefault(each.id, []).append(each)
+                self.counts.last_version = max(each.version, self.counts.last_version or 0)
+        while left:
+            left = self._attempt(left)
+
+    def _attempt(self, events: dict[str, list[Event]]) -> dict[str, list[Event]]:
+        """Settle and write; returns the events of products that somebody else wrote meanwhile."""
+        live = self._live()
+        products = self._products(live.index, events)
+        for key, product in products.items():
+            product.apply(events[key])
+        changed = {key for key, product in products.items() if any(said == "counts" for _, said in product.verdicts)}
+        # First the tombstones: whoever stops here has deleted nothing that an older message could bring back.
+        graves = {key: products[key].deleted for key in changed if products[key].entry is None}
+        tombstones.write(self._client, self._name, graves, self._patience)
+        documents = self._documents(live, {key: products[key] for key in sorted(changed)})
+        outcome = Outcome()
+        BulkWriter(self._client, live.index, max_bytes=self._settings.ingest.bulk_bytes, patience=self._patience).write(
+            documents, outcome
+        )
+        again = {*outcome.conflicts, *outcome.blocked}
+        refused = {refusal.id: refusal for refusal in outcome.refused}
+        for key, product in products.items():
+            if key in again:
+                continue
+            for event, verdict in product.verdicts:
+                if key in refused and verdict == "counts":
+                    self.counts.failed += 1
+                    refusal = refused[key]
+                    reason = f"the cluster refused it ({refusal.status}): {refusal.reason}"
+                    self._letters.add(Rejection(event.line, "", key, reason))
+                else:
+                    self._count(event, verdict)
+        if outcome.blocked:
+            self._patience.wait(
+                f"{live.index} takes no writes: a switch to a new index is under way, or was left in the middle (see "
+                f"`shelfrank reindex status {self._name}`)"
+            )
+        elif documents:
+            self._patience.succeeded()
+        return {key: events[key] for key in again}
+
+    def _live(self) -> aliases.Live:
+        live = aliases.live(self._client, self._name)
+        if live is None:
+            raise UsageError(f"There is no catalogue {self._name}. Make it with `shelfrank ingest`.")
+        if live.made.format != mappings.FORMAT:
+            raise ClusterError(
+                f"{live.index} has format {live.made.format} of the documents, and this version writes "
+                f"{mappings.FORMAT}. Renew it with `shelfrank reindex start {self._name}`."
+            )
+        return live
+
+    def _products(self, index: str, events: dict[str, list[Event]]) -> dict[str, Product]:
+        ids = sorted(events)
+        there = bulk.stored(self._client, index, ids, self._patience)
+        deleted = tombstones.versions(self._client, self._name, ids, self._patience)
+        products = {}
+        for key in ids:
+            product = Product(self._maker.reads, deleted=deleted.get(key, -1))
+            if found := there.get(key):
+                product.entry = stored_entry(found["_source"])
+                product.entry.seen = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]}
+            products[key] = product
+        return products
+
+    def _documents(self, live: aliases.Live, products: dict[str, Product]) -> list[Document]:
+        whole: list[Entry] = []
+        documents: list[Document] = []
+        for key, product in products.items():
+            entry = product.entry
+            if entry is None:
+                documents.append(Document(key, op="delete"))
+                continue
+            entry.seen = entry.seen if entry.seen is not None else {}
+            if (fields := self._part(entry, product)) is not None:
+                documents.append(Document(key, msgspec.json.encode(fields), "update", entry.seen))
+            else:
+                whole.append(entry)
+        if whole:
+            if live.made.encoder != self._maker.encoder.bundle_id:
+                raise ClusterError(
+                    f"{live.index} holds vectors of the encoder {live.made.encoder}, and "
+                    f"{self._maker.encoder.bundle_id} is loaded. Set models.encoder to the first and start again: "
+                    "what was applied is skipped."
+                )
+            self.counts.embedded += sum(not entry.made for entry in whole)
+            documents += self._maker.documents(whole)
+        return documents
+
+    def _part(self, entry: Entry, product: Product) -> dict[str, Any] | None:
+        """The fields of a document that changed, where vector and token ids stay as they are; else None."""
+        if not entry.seen or not entry.made:
+            return None
+        events = [event for event, verdict in product.verdicts if verdict == "counts"]
+        touched = sorted({key for event in events for key in event.set})
+        digest = digest_by(entry, entry.made)
+        if all(event.op == "update" for event in events):
+            if any(key not in entry.product for key in touched):
+                return None  # a part of a document can be set but not taken away
+            return {**{key: entry.product[key] for key in touched}, "offer": entry.offer, "content_hash": digest}
+        # An upsert of what is there already brings nothing but its version.
+        same = digest == entry.made["content_hash"]
+        return {"version": entry.version, "offer": entry.offer} if same else None
+
+    def _count(self, event: Event, verdict: str) -> None:
+        counts = self.counts
+        if verdict == "superseded":
+            counts.superseded += 1
+        elif verdict == "absent":
+            self._reject(Rejection(event.line, "id", event.id, "no such product to update"))
+        else:
+            counts.applied += 1
+            setattr(counts, f"{event.op}s", getattr(counts, f"{event.op}s") + 1)
+
+    def _reject(self, rejection: Rejection) -> None:
+        self.counts.rejected += 1
+        kind = rejection.reason.partition(":")[0]
+        self.counts.reasons[kind] = self.counts.reasons.get(kind, 0) + 1
+        self._letters.add(rejection)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise StoppedError

@@ -14,7 +14,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -82,14 +83,14 @@ class Record(msgspec.Struct):
 
     def held_by_other(self, owner: str, now: float) -> bool:
         """Whether somebody else works on it at this moment."""
-        return bool(self.owner) and self.owner != owner and now < self.lease_until
+        return bool(self.owner) and self.owner != owner and now < self.lease_until and not is_dead(self.owner)
 
 
 class Board:
     """Reads and changes the records of a cluster."""
 
     def __init__(self, client: OpenSearch, patience_s: float = 30.0) -> None:
-        self._client, self._patience_s = client, patience_s
+        self._client, self.patience_s = client, patience_s
 
     def read(self, catalogue: str) -> Record:
         """The catalogue's record; an empty one where there is none."""
@@ -148,12 +149,50 @@ class Board:
 
     def _call(self, request: Callable[[], T]) -> T:
         # A patience of its own for each: the lease is renewed from another thread.
-        return Patience(self._patience_s).call(request)
+        return Patience(self.patience_s).call(request)
+
+
+_held: set[str] = set()  # owners that are leases of this process
 
 
 def new_owner() -> str:
-    """A name for this process that no other has."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    """A name that no other lease has: machine's name, process, where that process number counts, and chance."""
+    return f"{socket.gethostname()}/{os.getpid()}/{_realm()}/{uuid.uuid4().hex[:12]}"
+
+
+def shown(owner: str) -> str:
+    """An owner as a person needs it: which process on which machine."""
+    host, _, rest = owner.partition("/")
+    return f"process {rest.partition('/')[0]} on {host}" if rest else owner
+
+
+def is_dead(owner: str) -> bool:
+    """Whether a lease's process is known to have gone: it was one of this machine's, and is there no more.
+
+    Then nobody needs to wait for the lease to run out.
+    """
+    parts = owner.split("/")
+    if len(parts) != 4 or not parts[1].isdigit() or parts[2] != _realm() or not _realm():
+        return False
+    if int(parts[1]) == os.getpid():
+        return owner not in _held
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+@cache
+def _realm() -> str:
+    """Names this machine since its last start and, in a container, this container; empty where that cannot be told."""
+    try:
+        booted = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{booted}:{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 class LostError(ClusterError):
@@ -177,6 +216,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self._renew(first=True)
+        _held.add(self.owner)
         self._thread.start()
         return self
 
@@ -185,7 +225,10 @@ class Lease:
     ) -> None:
         self._end.set()
         self._thread.join()
+        _held.discard(self.owner)
         if not self._lost:
+            # After a failure the cluster may be away: the lease is given back if that is quick, else it runs out.
+            self._board.patience_s = self._board.patience_s if kind is None else min(1.0, self._board.patience_s)
             try:
                 self.change(lambda record: None, release=True)
             except ClusterError:
@@ -243,6 +286,6 @@ class Lease:
     def _taken(self, record: Record) -> str:
         left = max(0.0, record.lease_until - time.time())
         return (
-            f"{record.owner or 'Another process'} works on {self._catalogue} (its lease runs for another {left:.0f} s)."
-            f" See `shelfrank reindex status {self._catalogue}`; wait for it, or stop that process and try again."
+            f"{shown(record.owner) or 'Another process'} works on {self._catalogue} (its lease runs for another "
+            f"{left:.0f} s). See `shelfrank reindex status {self._catalogue}`; wait for it, or stop that process."
         )

@@ -252,7 +252,9 @@ def _sentence(shown: operations.Status) -> str:
             parts.append(f"Its last problem: {record.problem}")
         if shown.running:
             left = record.lease_until - time.time()
-            parts.append(f"{record.owner} holds it; the lease runs for another {left:.0f} s unless renewed.")
+            parts.append(
+                f"{jobs.shown(record.owner).capitalize()} holds it; its lease ends in {left:.0f} s unless renewed."
+            )
         else:
             parts.append(f"Go on: shelfrank reindex resume {record.catalogue}")
     elif record.phase == "refused":
@@ -277,7 +279,11 @@ def pause(name: str, json_output: bool) -> None:
     """
     client, _ = _connected()
     record = operations.pause(client, name)
-    _answer({"asked": record.owner}, f"Asked {record.owner or 'nobody: no process holds it'} to pause.", json_output)
+    _answer(
+        {"asked": record.owner},
+        f"Asked {jobs.shown(record.owner) or 'nobody: no process holds it'} to pause.",
+        json_output,
+    )
 
 
 @reindex.command(context_settings=_CONTEXT)
@@ -294,8 +300,8 @@ def cancel(name: str, json_output: bool) -> None:
     record = operations.cancel(client, name)
     if record.is_open:
         text = (
-            f"Asked {record.owner} to cancel. Should that process be dead, its lease ends within {jobs.LEASE_S:.0f} s: "
-            "give the command again then."
+            f"Asked {jobs.shown(record.owner)} to cancel. Should it be dead, its lease ends in {jobs.LEASE_S:.0f} s: give "
+            "the command again then."
         )
     else:
         text = "Cancelled."

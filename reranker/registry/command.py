@@ -217,7 +217,9 @@ def rollback(kind: Kind, to: str, as_json: bool) -> None:
         return
     err.print(Text(f"{made.id} is the current {kind}."))
     if kind == "encoder":
-        _tell(["Indexes made with another encoder answer vector and hybrid search only after a rebuild."])
+        _tell(
+            ["Indexes made with another encoder answer vector and hybrid search only after `shelfrank reindex start`."]
+        )
     _tell(overridden(settings, kind))
 
 

@@ -72,8 +72,8 @@ def consequences(bundle: Bundle, before: Bundle | None, settings: Settings) -> l
     told = overridden(settings, kind)
     if kind == "encoder" and (before is None or before.id != bundle.id):
         told.append(
-            "Indexes made with another encoder answer vector and hybrid search only after a rebuild: "
-            "`shelfrank ingest FILE --mapping MAPPING --index NAME --rebuild`."
+            "Indexes made with another encoder answer vector and hybrid search only with new vectors: "
+            "`shelfrank reindex start NAME`."
         )
     if kind == "reranker" and (before is None or before.tokens_id != bundle.tokens_id):
         told.append(

@@ -6,7 +6,6 @@ the real bundles.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -25,41 +24,20 @@ from opensearchpy import OpenSearch
 
 from indexer import client as clusters
 from indexer import node as nodes
-from indexer.aliases import live
 from indexer.cli import main
-from indexer.errors import ClusterError, InputError, UsageError
+from indexer.errors import ClusterError, InputError
 from indexer.settings import Ingest, Node, Settings
 from ingest.job import Job, Options
 from ingest.report import Report
 from ingest.schema import CatalogMapping, Columns, Values, load_mapping
 from ingest.sources import open_catalogue
 from reranker.text import unpack_ids
+from tests.integration.standin import StandIn
 
 NAME = "test-ingest"
 MAPPING = CatalogMapping(
     Columns(id="sku", title="name", brand="maker", category="path", price="price"), Values(currency="USD")
 )
-
-
-class StandIn:
-    """Encoder and reranker in one: vectors from a hash of the title, one token for each character."""
-
-    dimension = 8
-    fields = frozenset({"title"})
-
-    def __init__(self, bundle_id: str = "stand-in-1") -> None:
-        self.bundle_id = bundle_id
-        self.tokens_id = "tokens-1"
-        self.embedded: list[str] = []
-
-    def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        self.embedded += [product["id"] for product in products]
-        rows = [np.frombuffer(hashlib.sha256(product["title"].encode()).digest()[:8], np.uint8) for product in products]
-        vectors = np.array(rows, np.float32).reshape(-1, 8) + 1
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-    def product_tokens(self, product: Mapping[str, Any]) -> list[int]:
-        return [ord(character) for character in product["title"]]
 
 
 def remove(client: OpenSearch) -> None:
@@ -216,46 +194,20 @@ def test_a_limit_reads_no_more_rows_and_flags_as_the_whole_file_would(empty: Ope
 
 
 @pytest.mark.node
-def test_another_encoder_is_refused_until_a_rebuild(empty: OpenSearch, tmp_path: Path) -> None:
+def test_another_encoder_is_refused_and_the_way_out_is_told(empty: OpenSearch, tmp_path: Path) -> None:
     path = numbered(tmp_path, 5)
     run(empty, path, StandIn())
-    with pytest.raises(ClusterError, match=r"encoder stand-in-1 .*stand-in-2.*--rebuild"):
+    with pytest.raises(ClusterError, match=r"encoder stand-in-1 .*stand-in-2.*reindex start test-ingest"):
         run(empty, path, StandIn("stand-in-2"))
-    report = run(empty, path, StandIn("stand-in-2"), rebuild=True)
-    assert report.written == 5
-    assert stored(empty, "p1")["vector_bundle"] == "stand-in-2"
+    assert stored(empty, "p1")["vector_bundle"] == "stand-in-1"
 
 
 @pytest.mark.node
-def test_a_rebuild_swaps_the_name_and_drops_what_left_the_file(empty: OpenSearch, tmp_path: Path) -> None:
-    first = run(empty, numbered(tmp_path, 8), StandIn())
-    second = run(empty, numbered(tmp_path, 5), StandIn(), rebuild=True)
-    found = live(empty, NAME)
-    assert found is not None
-    assert found.index == second.index != first.index
-    assert count(empty) == 5
-    assert f"DELETE /{first.index}" in second.warnings[-1]
-    assert int(empty.count(index=first.index)["count"]) == 8
-
-
-@pytest.mark.node
-def test_an_unfinished_rebuild_leaves_the_name_where_it_was(empty: OpenSearch, tmp_path: Path) -> None:
-    first = run(empty, numbered(tmp_path, 8), StandIn())
-    stop = threading.Event()
-    report = run(
-        empty, numbered(tmp_path, 8), StandIn(), rebuild=True, batch=2, stop=stop, on_progress=lambda *_: stop.set()
-    )
-    assert report.stopped
-    found = live(empty, NAME)
-    assert found is not None
-    assert found.index == first.index
-    assert f"DELETE /{report.index}" in report.warnings[-1]
-
-
-@pytest.mark.node
-def test_a_rebuild_from_a_part_of_the_file_is_wrong_use(empty: OpenSearch, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--limit"):
-        run(empty, numbered(tmp_path, 5), StandIn(), rebuild=True, limit=2)
+def test_an_index_that_takes_no_writes_is_an_error_that_says_so(empty: OpenSearch, tmp_path: Path) -> None:
+    index = run(empty, numbered(tmp_path, 5), StandIn()).index
+    empty.indices.add_block(index=index, block="write")
+    with pytest.raises(ClusterError, match=r"takes no writes.*reindex status test-ingest"):
+        run(empty, numbered(tmp_path, 9), StandIn())
 
 
 @pytest.mark.node

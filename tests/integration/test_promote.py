@@ -164,7 +164,7 @@ def test_an_encoder_with_its_own_index_is_compared_and_promoted(run: Run, new_en
     answer = json.loads(run(new_encoder, "--candidate-index", REINDEXED, "--json").stdout)
     assert answer["promoted"]
     assert answer["figures"]["index"] == REINDEXED
-    assert any("--rebuild" in line for line in answer["notes"])
+    assert any("shelfrank reindex start" in line for line in answer["notes"])
     assert bundles.load("", "encoder", tmp_path / "home").id == new_encoder.id
 
 

@@ -1,0 +1,222 @@
+"""A reindex of a whole catalogue under faults, one kind at a time, while a shopper searches.
+
+Afterwards source and index are compared id by id and hash by hash. The catalogue is ESCI's where SHELFRANK_DATA names
+it, else the sample shop. Seeds are fixed; moments of a kill differ with the machine's speed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import OpenSearchException
+
+from indexer import aliases, changes, jobs
+from indexer import client as clusters
+from indexer import node as nodes
+from indexer.bulk import Patience
+from indexer.settings import Cluster, Node, Settings
+from ingest import sample_shop
+from ingest.documents import Maker
+from ingest.products import Products
+from ingest.reindex import operations
+from ingest.report import DeadLetters, Report
+from ingest.schema import load_mapping
+from ingest.sources import open_catalogue
+from tests.integration.faults import Proxy
+from tests.integration.standin import StandIn
+
+NAME = "test-chaos"
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The catalogue file and its mapping."""
+    folder = tmp_path_factory.mktemp("chaos")
+    data = os.environ.get("SHELFRANK_DATA")
+    if data and (found := Path(data) / "esci" / "products.jsonl").is_file():
+        (folder / "products.jsonl").symlink_to(found.absolute())
+        return folder / "products.jsonl", "esci"
+    shop = Path(sample_shop.__file__).parent
+    (folder / "catalog.csv").symlink_to(shop / "catalog.csv")
+    return folder / "catalog.csv", str(shop / "catalog.toml")
+
+
+@pytest.fixture(scope="module")
+def wanted(catalogue: tuple[Path, str]) -> dict[str, str]:
+    """What the index should hold: product id -> content hash."""
+    file, mapping = catalogue
+    models = StandIn()
+    maker = Maker(models, models)
+    with DeadLetters(file.with_suffix(".wanted.jsonl")) as letters:
+        entries = Products(open_catalogue(file, load_mapping(mapping)), Report()).entries(letters)
+        return {entry.id: maker.digest(entry) for entry in entries}
+
+
+@pytest.fixture(scope="module")
+def chaos_node(loaded: Settings) -> Iterator[Node]:
+    """A node of these tests' own: it is killed."""
+    with tempfile.TemporaryDirectory(prefix="shelfrank-chaos-", dir="/var/tmp") as folder:
+        chosen = msgspec.structs.replace(loaded.node, data_dir=folder, port=0, heap_mb=512)
+        nodes.start(chosen)
+        yield chosen
+        nodes.stop(chosen)
+
+
+@pytest.fixture
+def direct(chaos_node: Node, catalogue: tuple[Path, str]) -> OpenSearch:
+    """A client of that node with a catalogue live on it: the one that the reindex is to replace."""
+    client = clusters.connect(Settings(node=chaos_node))
+    if aliases.live(client, NAME) is None:
+        run(client, nodes.status(chaos_node).url, catalogue, "start")
+    if jobs.Board(client).read(NAME).is_open:
+        operations.cancel(client, NAME)
+    return client
+
+
+def process(url: str, catalogue: tuple[Path, str], what: str) -> subprocess.Popen[str]:
+    file, mapping = catalogue
+    command = [sys.executable, "-m", "tests.integration.faults", url, NAME, str(file), mapping, what]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(client: OpenSearch, url: str, catalogue: tuple[Path, str], what: str) -> None:
+    """Run a job to its end, in a process of its own."""
+    running = process(url, catalogue, what)
+    _, err = running.communicate(timeout=300)
+    assert running.returncode == 0, err[-3000:]
+
+
+def check(client: OpenSearch, wanted: dict[str, str]) -> None:
+    """Zero lost, zero doubled, and every document the one that the source makes."""
+    client.indices.refresh(index=NAME)
+    patience = Patience(60.0)
+    found: dict[str, str] = {}
+    for hits in changes.everything(client, NAME, patience, source=["content_hash"]):
+        for hit in hits:
+            assert hit["_id"] not in found
+            found[hit["_id"]] = hit["_source"]["content_hash"]
+    assert found == wanted
+    assert int(client.count(index=NAME)["count"]) == len(wanted)
+
+
+class Shopper(threading.Thread):
+    """Searches without a pause and remembers every answer that was none."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.client = OpenSearch(hosts=[url], timeout=20, max_retries=0)
+        self.answers, self.bad = 0, list[str]()
+        self.end = threading.Event()
+
+    def run(self) -> None:
+        queries = ["lamp", "water bottle", "shoes", "杯", "black", "phone case"]
+        while not self.end.is_set():
+            query = queries[self.answers % len(queries)]
+            body = {"query": {"bool": {"should": [{"match": {"title": query}}, {"match_all": {}}]}}, "size": 3}
+            try:
+                answer = self.client.search(index=NAME, body=body)
+                if not answer["hits"]["hits"] or answer["_shards"]["failed"]:
+                    self.bad.append(f"{query}: {answer}"[:300])
+            except OpenSearchException as error:
+                self.bad.append(f"{query}: {error}"[:300])
+            self.answers += 1
+
+
+@contextmanager
+def shopping(url: str) -> Iterator[Shopper]:
+    shopper = Shopper(url)
+    shopper.start()
+    try:
+        yield shopper
+    finally:
+        shopper.end.set()
+        shopper.join()
+
+
+def resume(client: OpenSearch, url: str, catalogue: tuple[Path, str]) -> subprocess.Popen[str]:
+    """What an operator, or a supervisor, does after a crash: the same job goes on."""
+    record = jobs.Board(client).read(NAME)
+    return process(url, catalogue, "resume" if record.is_open else "start")
+
+
+@pytest.mark.node
+def test_a_job_that_is_killed_ten_times_ends_with_every_product_once(
+    direct: OpenSearch, chaos_node: Node, catalogue: tuple[Path, str], wanted: dict[str, str]
+) -> None:
+    url = nodes.status(chaos_node).url
+    before = aliases.live(direct, NAME)
+    assert before is not None
+    moments = random.Random(7)
+    with shopping(url) as shopper:
+        started = time.monotonic()
+        running = process(url, catalogue, "start")
+        took = 0.0
+        for kill in range(KILLS):
+            # Later and later: from before the first request to the switch.
+            time.sleep(moments.uniform(0.3, 1.0) + 0.35 * kill)
+            took = time.monotonic() - started
+            running.kill()
+            running.communicate()
+            running = resume(direct, url, catalogue)
+        _, err = running.communicate(timeout=300)
+        assert running.returncode == 0, err[-3000:]
+    assert took > 1
+    check(direct, wanted)
+    after = aliases.live(direct, NAME)
+    assert after is not None
+    assert after.index != before.index
+    assert shopper.bad == []
+    assert shopper.answers > 100
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_network_that_fails_at_random_loses_nothing(
+    direct: OpenSearch, chaos_node: Node, catalogue: tuple[Path, str], wanted: dict[str, str], seed: int
+) -> None:
+    url = nodes.status(chaos_node).url
+    with shopping(url) as shopper, Proxy(url, seed, 0.25).running() as proxy:
+        run(direct, proxy.url, catalogue, "start")
+    assert sum(proxy.made.values()) > 20
+    check(direct, wanted)
+    assert shopper.bad == []
+    assert shopper.answers > 20
+
+
+@pytest.mark.node
+def test_a_node_that_dies_and_comes_back_loses_nothing(
+    direct: OpenSearch, chaos_node: Node, catalogue: tuple[Path, str], wanted: dict[str, str]
+) -> None:
+    status = nodes.status(chaos_node)
+    running = process(status.url, catalogue, "start")
+    target = ""
+    while not target and running.poll() is None:
+        record = jobs.Board(direct).read(NAME)
+        target = record.target if record.is_open and record.done > 400 else ""
+        time.sleep(0.05)
+    os.kill(status.pid, signal.SIGKILL)
+    while nodes.status(chaos_node).state in ("running", "starting"):
+        time.sleep(0.1)
+    time.sleep(0.5)
+    nodes.start(msgspec.structs.replace(chaos_node, port=status.port))
+    _, err = running.communicate(timeout=300)
+    assert running.returncode == 0, err[-3000:]
+    again = clusters.connect(Settings(cluster=Cluster(url=status.url)))
+    check(again, wanted)
+    found = aliases.live(again, NAME)
+    assert found is not None
+    assert found.index == target

@@ -63,10 +63,11 @@ class Hit(msgspec.Struct):
 
 
 class Retrieved(msgspec.Struct):
-    """First-stage hits in order; `total` is how many there are to page through."""
+    """First-stage hits in order; `total` is how many there are to page through, `indexes` where the hits lie."""
 
     hits: list[Hit]
     total: int
+    indexes: frozenset[str] = frozenset()
 
 
 def bounded(query: str) -> str:
@@ -133,7 +134,7 @@ class Retriever:
             body = self._hybrid(words, nearest, start, count, source)
             return self._limited(self._search(index, body, preference))
         found = self._fused(index, words, nearest, source, preference)
-        return self._limited(Retrieved(found.hits[start : start + count], found.total))
+        return self._limited(Retrieved(found.hits[start : start + count], found.total, found.indexes))
 
     def _hybrid(
         self, text: dict[str, Any], nearest: dict[str, Any], start: int, count: int, source: Any
@@ -184,7 +185,8 @@ class Retriever:
         for answer in answers:
             if "error" in answer:
                 raise ClusterError(f"The cluster refused the search: {answer['error'].get('reason', answer['error'])}")
-        lists = [_read(answer).hits for answer in answers]
+        read = [_read(answer) for answer in answers]
+        lists = [each.hits for each in read]
         if self.settings.fusion == "rrf":
             fused = fusion.reciprocal_rank([[hit.id for hit in hits] for hits in lists], self.settings.rank_constant)
         else:
@@ -192,10 +194,11 @@ class Retriever:
         found = {hit.id: hit for hits in lists for hit in hits}
         order = sorted(fused, key=lambda key: (-fused[key], key))
         hits = [Hit(key, fused[key], found[key].source) for key in order]
-        return Retrieved(hits, len(fused))
+        indexes = frozenset[str]().union(*(each.indexes for each in read))
+        return Retrieved(hits, len(fused), indexes)
 
     def _limited(self, found: Retrieved) -> Retrieved:
-        return Retrieved(found.hits, min(found.total, self.settings.depth))
+        return Retrieved(found.hits, min(found.total, self.settings.depth), found.indexes)
 
 
 def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[str, Any]:
@@ -220,4 +223,5 @@ def vector_query(vector: Sequence[float], depth: int, clauses: Sequence[dict[str
 
 def _read(answer: Mapping[str, Any]) -> Retrieved:
     hits = [Hit(hit["_id"], float(hit["_score"] or 0.0), hit.get("_source") or {}) for hit in answer["hits"]["hits"]]
-    return Retrieved(hits, int(answer["hits"]["total"]["value"]))
+    indexes = frozenset(str(hit["_index"]) for hit in answer["hits"]["hits"])
+    return Retrieved(hits, int(answer["hits"]["total"]["value"]), indexes)

@@ -41,21 +41,38 @@ class Page(msgspec.Struct):
 
 
 class Searcher:
-    """Searches one cluster with one encoder and one reranker; safe to share between threads."""
+    """Searches one cluster with one encoder and one reranker; safe to share between threads.
 
-    def __init__(self, retriever: Retriever, reranker: CrossEncoder | None, settings: Settings | None = None) -> None:
+    While a catalogue moves to another encoder, `next_encoder` is that one: each index is asked with vectors of the
+    encoder that made its own, before, in and after the switch.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        reranker: CrossEncoder | None,
+        settings: Settings | None = None,
+        next_encoder: Encoder | None = None,
+    ) -> None:
         self.retriever = retriever
         self.reranker = reranker
         self.settings = settings or Settings()
-        self._checked: set[str] = set()
+        encoders = [each for each in (retriever.encoder, next_encoder) if each is not None]
+        self._encoders = {each.bundle_id: each for each in encoders}
+        # Name searched -> the indexes that it stood for when last looked, and the encoder of their vectors.
+        self._made_with: dict[str, tuple[frozenset[str], Encoder]] = {}
 
     @classmethod
     def connect(cls, settings: Settings, encoder: bool = True, reranker: bool = True) -> Searcher:
         """A searcher on the cluster that the settings name, with the models that are asked for."""
         client = clusters.connect(settings)
         chosen = Encoder.load(settings.models) if encoder else None
+        following = None
+        if encoder and settings.models.next_encoder:
+            models = msgspec.structs.replace(settings.models, encoder=settings.models.next_encoder)
+            following = Encoder.load(models)
         retriever = Retriever(client, clusters.capabilities(client), settings.search, chosen)
-        return cls(retriever, CrossEncoder.load(settings.models) if reranker else None, settings)
+        return cls(retriever, CrossEncoder.load(settings.models) if reranker else None, settings, following)
 
     def search(
         self,
@@ -86,19 +103,17 @@ class Searcher:
         deadline = remaining_until(chosen.deadline_ms if deadline_ms is None else deadline_ms)
         clock = _Clock()
         text = bounded(query)
-        vector = self._vector(index, text, mode)
+        vector, known = self._vector(index, text, mode)
         clock.lap("encode")
         first = start if start >= window else 0  # a page behind the window needs none of it
-        found = self.retriever.retrieve(
-            index,
-            text,
-            vector,
-            mode,
-            first,
-            max(window, start + size) - first,
-            filters or Filters(),
-            self._wanted(fields),
-        )
+        count, wanted = max(window, start + size) - first, self._wanted(fields)
+        filters = filters or Filters()
+        found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted)
+        if vector is not None and not found.indexes <= known:
+            # The name was moved to another index since it was looked up, whose vectors may be of another encoder.
+            self._made_with.pop(index, None)
+            vector, _ = self._vector(index, text, mode)
+            found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted)
         clock.lap("retrieve")
         outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline)
         clock.lap("rerank")
@@ -108,25 +123,28 @@ class Searcher:
             hit.source = _shown(hit.source, fields)
         return Page(page, found.total, outcome.summary(), clock.done())
 
-    def _vector(self, index: str, text: str, mode: str) -> list[float] | None:
-        encoder = self.retriever.encoder
-        if mode == "bm25" or encoder is None or not text:
-            return None
-        self._check_encoder(index, encoder)
-        return [float(value) for value in encoder.embed_queries([text])[0]]
+    def _vector(self, index: str, text: str, mode: str) -> tuple[list[float] | None, frozenset[str]]:
+        """The query's vector, and the indexes that it may be compared with."""
+        if mode == "bm25" or self.retriever.encoder is None or not text:
+            return None, frozenset()
+        made_with = self._made_with.get(index) or self._look_up(index, self.retriever.encoder)
+        self._made_with[index] = made_with
+        indexes, encoder = made_with
+        return [float(value) for value in encoder.embed_queries([text])[0]], indexes
 
-    def _check_encoder(self, index: str, encoder: Encoder) -> None:
-        """A query vector is comparable only with vectors of the same encoder; looked up once for each index."""
-        if index in self._checked:
-            return
-        for name, meta in clusters.index_meta(self.retriever.client, index).items():
-            made_with = meta.get("shelfrank", {}).get("encoder")
-            if made_with is not None and made_with != encoder.bundle_id:
+    def _look_up(self, index: str, encoder: Encoder) -> tuple[frozenset[str], Encoder]:
+        """The indexes behind a name and the encoder of their vectors: a query's vector means nothing to another's."""
+        found = clusters.index_meta(self.retriever.client, index)
+        for name, meta in found.items():
+            made_with = meta.get("shelfrank", {}).get("encoder", encoder.bundle_id)
+            if made_with not in self._encoders:
                 raise ClusterError(
-                    f"The index {name} holds vectors of the encoder {made_with}, and {encoder.bundle_id} is loaded. "
-                    "Set models.encoder to the first, or make new vectors with `shelfrank reindex start`."
+                    f"The index {name} holds vectors of the encoder {made_with}, and "
+                    f"{' and '.join(self._encoders)} is loaded. Set models.encoder (or models.next_encoder) to the "
+                    "first, or make new vectors with `shelfrank reindex start`."
                 )
-        self._checked.add(index)
+            encoder = self._encoders[made_with]
+        return frozenset(found), encoder
 
     def _wanted(self, fields: Sequence[str] | None) -> dict[str, list[str]]:
         if fields is None:

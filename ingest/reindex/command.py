@@ -300,8 +300,8 @@ def cancel(name: str, json_output: bool) -> None:
     record = operations.cancel(client, name)
     if record.is_open:
         text = (
-            f"Asked {jobs.shown(record.owner)} to cancel. Should it be dead, its lease ends in {jobs.LEASE_S:.0f} s: give "
-            "the command again then."
+            f"Asked {jobs.shown(record.owner)} to cancel. Should it be dead, its lease ends in {jobs.LEASE_S:.0f} s: "
+            "give the command again then."
         )
     else:
         text = "Cancelled."

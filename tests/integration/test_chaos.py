@@ -6,6 +6,7 @@ it, else the sample shop. Seeds are fixed; moments of a kill differ with the mac
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -37,6 +38,9 @@ from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
 from tests.integration.faults import Proxy
 from tests.integration.standin import StandIn
+
+# Shown with --log-cli-level=INFO: what was injected, and what was seen.
+log = logging.getLogger("chaos")
 
 NAME = "test-chaos"
 KILLS = 10
@@ -181,6 +185,7 @@ def test_a_job_that_is_killed_ten_times_ends_with_every_product_once(
     assert after.index != before.index
     assert shopper.bad == []
     assert shopper.answers > 100
+    log.info("%s kills; %s products, each once; %s searches, none failed", KILLS, len(wanted), shopper.answers)
 
 
 @pytest.mark.node
@@ -195,6 +200,8 @@ def test_a_network_that_fails_at_random_loses_nothing(
     check(direct, wanted)
     assert shopper.bad == []
     assert shopper.answers > 20
+    made = ", ".join(f"{count} {kind}" for kind, count in sorted(proxy.made.items()))
+    log.info("%s; %s products, each once; %s searches, none failed", made, len(wanted), shopper.answers)
 
 
 @pytest.mark.node
@@ -220,3 +227,4 @@ def test_a_node_that_dies_and_comes_back_loses_nothing(
     found = aliases.live(again, NAME)
     assert found is not None
     assert found.index == target
+    log.info("node killed and started again; %s products, each once", len(wanted))

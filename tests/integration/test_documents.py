@@ -47,6 +47,12 @@ def newcomer(node: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     shop = Path(ingest.sample_shop.__file__).parent
     for name in ("catalog.csv", "catalog.toml", "queries.tsv", "qrels.tsv"):
         shutil.copy(shop / name, folder / name)
+    (folder / "changes.jsonl").write_text(
+        '{"op": "upsert", "version": 17, "product": {"id": "a1", "title": "Desk lamp", "price": 9.9}}\n'
+        '{"op": "update", "version": 18, "id": "a1", "set": {"price": 8.5, "stock": 3}}\n'
+        '{"op": "delete", "version": 19, "id": "a1"}\n',
+        "utf-8",
+    )
     environment = {**os.environ, "OPENSEARCH_URL": node, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     demo = subprocess.run([*MAIN, "demo"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert demo.returncode == 0, demo.stderr

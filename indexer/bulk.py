@@ -253,7 +253,8 @@ def transient(error: TransportError) -> str | None:
     if isinstance(error, NoConnection):
         return f"no connection ({_first_line(error.error)})"
     if error.status_code in TRANSIENT:
-        return f"HTTP status {error.status_code} ({_first_line(error.error)})"
+        told = error.info.get("error") if isinstance(error.info, Mapping) else None
+        return f"HTTP status {error.status_code} ({_told(told or error.error)})"
     return None
 
 

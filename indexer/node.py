@@ -33,8 +33,8 @@ DEFAULTS = settings.Node()
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 DEATH_LINES = 15
-# An empty node writes less than 1 MB; this leaves a catalogue some room.
-DATA_ROOM = 50_000_000
+# Below 100 MB of free space the node takes no new index.
+DATA_ROOM = 150_000_000
 
 
 @dataclass(frozen=True)

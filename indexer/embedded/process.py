@@ -21,7 +21,8 @@ from indexer.errors import NodeError
 CLUSTER_NAME = "shelfrank-embedded"
 FOLDERS = ("config", "data", "logs", "tmp")
 
-# No disk watermarks: on a laptop, a disk at 95 % is ordinary, and they would make every index read-only.
+# Disk watermarks in bytes: on a laptop, a disk at 95 % is ordinary, and shares of it would make every index read-only;
+# without any, a full disk would fail shards in the middle of a write.
 CONFIG = f"""\
 cluster.name: {CLUSTER_NAME}
 node.name: shelfrank
@@ -31,7 +32,10 @@ http.port: {{port}}
 transport.port: 0
 path.data: {{data}}
 path.logs: {{logs}}
-cluster.routing.allocation.disk.threshold_enabled: false
+cluster.info.update.interval: 10s
+cluster.routing.allocation.disk.watermark.low: 100mb
+cluster.routing.allocation.disk.watermark.high: 80mb
+cluster.routing.allocation.disk.watermark.flood_stage: 60mb
 """
 
 LOGGING = """\

@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,10 +82,17 @@ def data_dir(node: settings.Node) -> Path:
     return Path(platformdirs.user_data_dir("shelfrank")) / "node"
 
 
-def start(node: settings.Node = DEFAULTS, *, timeout_s: float = START_TIMEOUT_S, quiet: bool = False) -> NodeInfo:
+def start(
+    node: settings.Node = DEFAULTS,
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+    quiet: bool = False,
+    member: process.Member | None = None,
+) -> NodeInfo:
     """Start the node, or return the one that already runs on this data folder.
 
-    Fetches OpenSearch when the cache lacks it. Returns when the node answers with yellow or green health.
+    Fetches OpenSearch when the cache lacks it. Returns when the node answers with yellow or green health; a `member` of
+    a cluster does so when enough of the others are there, so start them at the same time (see `cluster`).
     Raises NodeError: no Java, fetch failed, port taken, too little memory, died (with its last log lines), or no
     answer within `timeout_s`.
     """
@@ -117,7 +125,7 @@ def start(node: settings.Node = DEFAULTS, *, timeout_s: float = START_TIMEOUT_S,
                 "to others. Name another one in SHELFRANK_NODE_CACHE_DIR, such as /var/cache/shelfrank."
             )
         port = process.free_port(node.port, last.port if last else None)
-        process.prepare(folder, port)
+        process.prepare(folder, port, member)
         pid = process.spawn(process.command(found, home, folder, node.heap_mb), folder, user)
         state = states.State(pid, port, time.time(), node.heap_mb, locked.opensearch)
         states.write(folder, state)
@@ -220,3 +228,46 @@ def running(data_dir: str | Path, node: settings.Node = DEFAULTS, **changes: int
     finally:
         if info.started_now:
             stop(chosen)
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """One node of a cluster on this machine."""
+
+    settings: settings.Node
+    member: process.Member
+
+    def start(self) -> NodeInfo:
+        """Start it, at first or again; returns when it is part of a cluster that answers."""
+        return start(self.settings, member=self.member)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        folder = data_dir(self.settings)
+        state = states.read(folder)
+        if state is not None:
+            states.signal_and_wait(state, folder, signal.SIGKILL, STOP_TIMEOUT_S)
+
+
+@contextmanager
+def cluster(folder: str | Path, count: int = 3, node: settings.Node = DEFAULTS) -> Iterator[list[ClusterNode]]:
+    """Several nodes on loopback that form one cluster, for the time of a `with` block; for tests and trials.
+
+    Each has its data in a folder of its own under `folder` and `node.heap_mb` of heap.
+    """
+    ports = {f"shelfrank-{number}": process.free_port(0) for number in range(1, count + 1)}
+    nodes = [
+        ClusterNode(
+            msgspec.structs.replace(node, data_dir=str(Path(folder) / name), port=process.free_port(0)),
+            process.Member(name, ports),
+        )
+        for name in ports
+    ]
+    try:
+        # At the same time: the first one alone would wait for the others for ever.
+        with ThreadPoolExecutor(count) as starters:
+            list(starters.map(ClusterNode.start, nodes))
+        yield nodes
+    finally:
+        for each in nodes:
+            stop(each.settings)

@@ -9,8 +9,9 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.embedded.java import VECTOR_MODULE, Java
@@ -25,17 +26,20 @@ FOLDERS = ("config", "data", "logs", "tmp")
 # without any, a full disk would fail shards in the middle of a write.
 CONFIG = f"""\
 cluster.name: {CLUSTER_NAME}
-node.name: shelfrank
-discovery.type: single-node
 network.host: {HOST}
 http.port: {{port}}
-transport.port: 0
 path.data: {{data}}
 path.logs: {{logs}}
 cluster.info.update.interval: 10s
 cluster.routing.allocation.disk.watermark.low: 100mb
 cluster.routing.allocation.disk.watermark.high: 80mb
 cluster.routing.allocation.disk.watermark.flood_stage: 60mb
+"""
+
+ALONE = """\
+node.name: shelfrank
+discovery.type: single-node
+transport.port: 0
 """
 
 LOGGING = """\
@@ -56,6 +60,25 @@ rootLogger.appenderRef.file.ref = file
 logger.deprecation.name = org.opensearch.deprecation
 logger.deprecation.level = error
 """
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node of several on this machine: its name, and every node's name and transport port."""
+
+    name: str
+    transport_ports: Mapping[str, int]
+
+    def config(self) -> str:
+        """What its configuration says of the others."""
+        names = ", ".join(self.transport_ports)
+        seeds = ", ".join(f'"{HOST}:{port}"' for port in self.transport_ports.values())
+        return (
+            f"node.name: {self.name}\n"
+            f"transport.port: {self.transport_ports[self.name]}\n"
+            f"discovery.seed_hosts: [{seeds}]\n"
+            f"cluster.initial_cluster_manager_nodes: [{names}]\n"
+        )
 
 
 def free_port(wanted: int, last: int | None = None) -> int:
@@ -107,14 +130,17 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
     ]
 
 
-def prepare(data_dir: Path, port: int) -> None:
+def prepare(data_dir: Path, port: int, member: Member | None = None) -> None:
     """Write the configuration and set the last run's log aside, so that the log is this run's.
 
-    Expects `FOLDERS` in `data_dir`. They are the node's own, so nothing is written through a link in them.
+    `member` makes it one of several nodes. Expects `FOLDERS` in `data_dir`. They are the node's own, so nothing is written through a link in them.
     """
     # A JSON string is a YAML string, whatever is in the path.
     paths = {name: json.dumps(str(data_dir / name), ensure_ascii=False) for name in ("data", "logs")}
-    _write_new(data_dir / "config" / "opensearch.yml", CONFIG.format(port=port, **paths))
+    _write_new(
+        data_dir / "config" / "opensearch.yml",
+        CONFIG.format(port=port, **paths) + (member.config() if member else ALONE),
+    )
     _write_new(data_dir / "config" / "log4j2.properties", LOGGING)
     _write_new(data_dir / "logs" / "console.log", "")
     with suppress(FileNotFoundError):

@@ -13,16 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import OpenSearchException
 
 from indexer import aliases, changes, jobs
 from indexer import client as clusters
@@ -37,6 +34,7 @@ from ingest.report import DeadLetters, Report
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
 from tests.integration.faults import Proxy
+from tests.integration.shopper import shopping
 from tests.integration.standin import StandIn
 
 # Shown with --log-cli-level=INFO: what was injected, and what was seen.
@@ -117,40 +115,6 @@ def check(client: OpenSearch, wanted: dict[str, str]) -> None:
     assert int(client.count(index=NAME)["count"]) == len(wanted)
 
 
-class Shopper(threading.Thread):
-    """Searches without a pause and remembers every answer that was none."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.client = OpenSearch(hosts=[url], timeout=20, max_retries=0)
-        self.answers, self.bad = 0, list[str]()
-        self.end = threading.Event()
-
-    def run(self) -> None:
-        queries = ["lamp", "water bottle", "shoes", "杯", "black", "phone case"]
-        while not self.end.is_set():
-            query = queries[self.answers % len(queries)]
-            body = {"query": {"bool": {"should": [{"match": {"title": query}}, {"match_all": {}}]}}, "size": 3}
-            try:
-                answer = self.client.search(index=NAME, body=body)
-                if not answer["hits"]["hits"] or answer["_shards"]["failed"]:
-                    self.bad.append(f"{query}: {answer}"[:300])
-            except OpenSearchException as error:
-                self.bad.append(f"{query}: {error}"[:300])
-            self.answers += 1
-
-
-@contextmanager
-def shopping(url: str) -> Iterator[Shopper]:
-    shopper = Shopper(url)
-    shopper.start()
-    try:
-        yield shopper
-    finally:
-        shopper.end.set()
-        shopper.join()
-
-
 def resume(client: OpenSearch, url: str, catalogue: tuple[Path, str]) -> subprocess.Popen[str]:
     """What an operator, or a supervisor, does after a crash: the same job goes on."""
     record = jobs.Board(client).read(NAME)
@@ -165,7 +129,7 @@ def test_a_job_that_is_killed_ten_times_ends_with_every_product_once(
     before = aliases.live(direct, NAME)
     assert before is not None
     moments = random.Random(7)
-    with shopping(url) as shopper:
+    with shopping(url, NAME) as shopper:
         started = time.monotonic()
         running = process(url, catalogue, "start")
         took = 0.0
@@ -194,7 +158,7 @@ def test_a_network_that_fails_at_random_loses_nothing(
     direct: OpenSearch, chaos_node: Node, catalogue: tuple[Path, str], wanted: dict[str, str], seed: int
 ) -> None:
     url = nodes.status(chaos_node).url
-    with shopping(url) as shopper, Proxy(url, seed, 0.25).running() as proxy:
+    with shopping(url, NAME) as shopper, Proxy(url, seed, 0.25).running() as proxy:
         run(direct, proxy.url, catalogue, "start")
     assert sum(proxy.made.values()) > 20
     check(direct, wanted)

@@ -117,6 +117,13 @@ class Patience:
                 if problem is None:
                     raise explained(error) from error
                 self.wait(problem)
+            except ClusterError as error:
+                # Of an action that explains its errors itself.
+                cause = error.__cause__
+                problem = transient(cause) if isinstance(cause, TransportError) else None
+                if problem is None:
+                    raise
+                self.wait(problem)
             else:
                 self.succeeded()
                 return result
@@ -253,7 +260,8 @@ def transient(error: TransportError) -> str | None:
     if isinstance(error, NoConnection):
         return f"no connection ({_first_line(error.error)})"
     if error.status_code in TRANSIENT:
-        told = error.info.get("error") if isinstance(error.info, Mapping) else None
+        info = error.args[2] if len(error.args) > 2 else None
+        told = info.get("error") if isinstance(info, Mapping) else None
         return f"HTTP status {error.status_code} ({_told(told or error.error)})"
     return None
 

@@ -231,6 +231,8 @@ class Lease:
             self._board.patience_s = self._board.patience_s if kind is None else min(1.0, self._board.patience_s)
             try:
                 self.change(lambda record: None, release=True)
+            except LostError:
+                pass  # given back already, by a first try whose answer was lost
             except ClusterError:
                 if kind is None:
                     raise

@@ -75,7 +75,7 @@ class Job:
 
     def _run(self, lease: jobs.Lease) -> Report:
         report, options = self.report, self._options
-        mappings.check_vector(self._settings.index, capabilities(self._client))
+        mappings.check_vector(self._settings.index, self._patience.call(lambda: capabilities(self._client)))
         report.index = self._target(aliases.live(self._client, options.name))
         if self._catalogue.unused:
             report.warnings.append(f"Columns that the mapping does not use: {', '.join(self._catalogue.unused)}.")

@@ -131,9 +131,10 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
 
 
 def prepare(data_dir: Path, port: int, member: Member | None = None) -> None:
-    """Write the configuration and set the last run's log aside, so that the log is this run's.
+    """Write the configuration (`member`: of one node of several) and set the last run's log aside, so that the log is
+    this run's.
 
-    `member` makes it one of several nodes. Expects `FOLDERS` in `data_dir`. They are the node's own, so nothing is written through a link in them.
+    Expects `FOLDERS` in `data_dir`. They are the node's own, so nothing is written through a link in them.
     """
     # A JSON string is a YAML string, whatever is in the path.
     paths = {name: json.dumps(str(data_dir / name), ensure_ascii=False) for name in ("data", "logs")}

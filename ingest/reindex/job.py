@@ -95,7 +95,7 @@ class Reindex:
         return self._run(self._go_on)
 
     def _run(self, opening: Any) -> Report:
-        mappings.check_vector(self._settings.index, capabilities(self._client))
+        mappings.check_vector(self._settings.index, self._patience.call(lambda: capabilities(self._client)))
         started = time.monotonic()
         name = self._options.name
         try:

@@ -114,14 +114,15 @@ class _Handler(BaseHTTPRequestHandler):
 def drive(url: str, name: str, file: str, mapping: str, what: str) -> None:
     """One `start` or `resume` of a reindex from a file, with the stand-in for the models. For a process of its own."""
     from indexer import client as clusters
+    from indexer.bulk import Patience
     from indexer.settings import Cluster, Ingest, Settings
     from ingest.reindex.job import Options, Reindex
     from ingest.reindex.origins import FromFile
     from tests.integration.standin import StandIn
 
-    settings = Settings(cluster=Cluster(url=url, timeout_s=20), ingest=Ingest(batch=200, patience_s=90))
+    settings = Settings(cluster=Cluster(url=url, timeout_s=20), ingest=Ingest(batch=200, patience_s=240))
     models = StandIn()
-    client = clusters.connect(settings)
+    client = Patience(60.0).call(lambda: clusters.connect(settings))  # the first request may be one that is spoilt
     options = Options(name, Path(file).with_suffix(f".{what}.rejected.jsonl"), sample=50)
     job = Reindex(client, FromFile(Path(file), mapping), models, models, settings, options, lease_s=3.0)
     report = job.start() if what == "start" else job.resume()

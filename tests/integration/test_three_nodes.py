@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_nodes_that_die_during_reindex_and_search_and_come_back_lose_nothing(
 
     # A node that holds the new index's shards, of which there is one copy while it is built, dies and comes back.
     killed: list[str] = []
-    again: list[threading.Thread] = []
+    again: list[Future[nodes.NodeInfo]] = []
 
     def kill_a_holder(phase: str, at: int, total: int | None) -> None:
         if phase == "Build" and at >= COUNT // 3 and not killed:
@@ -97,12 +97,11 @@ def test_nodes_that_die_during_reindex_and_search_and_come_back_lose_nothing(
             victim = next(each for each in three[1:] if each.member.name in holders or not holders)
             killed.append(victim.member.name)
             victim.kill()
-            again.append(threading.Thread(target=victim.start))
-            again[0].start()
+            again.append(starter.submit(victim.start))
 
-    with shopping(settings.cluster.url, NAME) as shopper:
+    with shopping(settings.cluster.url, NAME) as shopper, ThreadPoolExecutor(1) as starter:
         second = job(on_progress=kill_a_holder).start().index
-        again[0].join()
+        again[0].result(120)
         assert green(client) == "green"
         # And one while nothing is built: its shards' copies answer.
         three[2].kill()

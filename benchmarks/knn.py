@@ -5,8 +5,8 @@
 Vectors are those of the catalogue's products by the shipped encoder. Beyond their number they are synthetic: a point
 between a real product and one of its ten nearest, with noise half as long as their distance, so that neighbourhoods
 stay as dense and as uneven as real ones. Queries are real, embedded as queries. Exact neighbours are computed with
-numpy in float32. Each row makes an index anew on the node that the settings name, and deletes it. `k` is the depth of the search
-and OpenSearch's ef_search with the lucene engine; 100 hits are asked for.
+numpy in float32. Each row makes an index anew on the node that the settings name, and deletes it. `k` is the depth of
+the search and OpenSearch's ef_search with the lucene engine; 100 hits are asked for.
 """
 
 from __future__ import annotations

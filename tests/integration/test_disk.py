@@ -24,7 +24,7 @@ from tests.integration.standin import StandIn
 
 NAME = "test-disk"
 SIZE_MB = 300
-PRODUCTS = 5000
+PRODUCTS = 2500
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_full_disk_stops_the_job_with_the_cure_and_room_lets_it_go_on(
     old = job(catalogue(tmp_path, 50, 100)).start().index
     ballast = small_disk / "ballast"
     ballast.write_bytes(os.urandom(int((free_mb(small_disk) - 115) * 1e6)))
-    whole = catalogue(tmp_path, PRODUCTS, 16_000)
+    whole = catalogue(tmp_path, PRODUCTS, 24_000)
     with pytest.raises(ClusterError, match=r"taken nothing for 15 s.*(disk|space)"):
         job(whole).start()
     found = aliases.live(client, NAME)

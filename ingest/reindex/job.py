@@ -350,8 +350,9 @@ class Reindex:
         if self._count(record.target) != expected:
             self._drop_strays(record)
         examined = self._examination(record)
+        examined.written(self.report.failed)
         examined.count(expected)
-        examined.checks = [check for check in self.checks if check.name != "count"] + examined.checks
+        examined.checks += [check for check in self.checks if check.name not in ("written", "count")]
         self._judge(lease, examined)
 
     def _drop_strays(self, record: jobs.Record) -> None:

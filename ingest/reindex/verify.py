@@ -96,7 +96,7 @@ class Examination:
 
     def run(self, live: str, expected: int, failed: int, sample: Sequence[Entry], judged: Judged | None) -> None:
         """All checks that need no lock. `expected` is how many documents there should be; `live` the index now live."""
-        self._written(failed)
+        self.written(failed)
         self.count(expected)
         self._as_made()
         self._models(expected)
@@ -109,7 +109,8 @@ class Examination:
         there = self._count({"match_all": {}})
         self._add("count", there == expected, f"{there:,} documents, expected {expected:,}")
 
-    def _written(self, failed: int) -> None:
+    def written(self, failed: int) -> None:
+        """Nothing was refused."""
         self._add("written", failed == 0, f"{failed:,} products that the cluster would not take")
 
     def _as_made(self) -> None:

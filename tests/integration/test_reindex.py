@@ -386,6 +386,27 @@ def test_a_document_that_the_cluster_refuses_keeps_the_old_index_live(
 
 
 @pytest.mark.node
+def test_a_last_change_that_the_new_index_refuses_keeps_the_old_one_live(
+    empty: OpenSearch, tmp_path: Path, mapping: Path
+) -> None:
+    ingest(empty, catalogue(tmp_path, lamps(100)), mapping)
+    old = live_index(empty)
+
+    def broken(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return vectors * np.nan
+
+    models = Spoiling("stand-in-2", broken)
+    models.spoil = None
+
+    def at_the_end(phase: str, at: int, total: int | None) -> None:
+        if phase == "Switch":
+            put(empty, old, "p0001", "Changed at the last moment")
+            models.spoil = broken
+
+    refused(empty, from_stored(empty, tmp_path, models, on_progress=at_the_end), old, "written: 1 products")
+
+
+@pytest.mark.node
 def test_a_rollback_brings_back_the_old_index_with_what_changed_since(
     empty: OpenSearch, tmp_path: Path, mapping: Path
 ) -> None:

@@ -402,12 +402,8 @@ class Reindex:
             self._ids.difference_update(gone)
             self._touched.update(gone)
             count += len(gone)
+        # Here alone: a resumed job builds again from its origin, and must bring over all that came since it began.
         record.marks, record.deleted_marks = marks, deleted_marks
-
-        def note(there: jobs.Record) -> None:
-            there.marks, there.deleted_marks = marks, deleted_marks
-
-        lease.change(note)
         return count
 
     def _bring(self, record: jobs.Record, entries: Sequence[Entry], writer: BulkWriter) -> None:

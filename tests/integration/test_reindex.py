@@ -220,6 +220,41 @@ def test_what_changes_while_a_file_is_read_wins_over_the_file(empty: OpenSearch,
 
 
 @pytest.mark.node
+@pytest.mark.parametrize("origin", ["stored", "file"])
+def test_what_was_brought_over_before_a_crash_is_there_after_the_resumed_job(
+    empty: OpenSearch, tmp_path: Path, mapping: Path, origin: str
+) -> None:
+    path = catalogue(tmp_path, lamps(120))
+    ingest(empty, path, mapping)
+    old = live_index(empty)
+    done: list[str] = []
+
+    def crash(phase: str, at: int, total: int | None) -> None:
+        if phase == "Build" and at >= 50 and not done:
+            done.append(phase)
+            put(empty, old, "p0001", "Changed")
+            put(empty, old, "new-1", "New")
+            tombstones.write(empty, NAME, {"p0002": 5}, Patience(10.0))
+            empty.delete(index=old, id="p0002")
+        if phase == "Verify" and done == ["Build"]:
+            done.append(phase)
+            raise RuntimeError("made by the test, after the changes were brought over")
+
+    def job() -> Reindex:
+        if origin == "file":
+            return from_file(empty, path, mapping, StandIn("s-2"), on_progress=crash)
+        return from_stored(empty, tmp_path, StandIn("s-2"), on_progress=crash)
+
+    with pytest.raises(RuntimeError, match="made by the test"):
+        job().start()
+    assert live_index(empty) == old
+    job().resume()
+    found = documents(empty)
+    assert (found["p0001"]["title"], found["new-1"]["title"], len(found)) == ("Changed", "New", 120)
+    assert "p0002" not in found
+
+
+@pytest.mark.node
 def test_a_file_gives_way_to_newer_versions_and_tombstones(empty: OpenSearch, tmp_path: Path, mapping: Path) -> None:
     ingest(empty, catalogue(tmp_path, [("a", "Old", "1", "5"), ("b", "B", "1", "5"), ("c", "C", "1", "5")]), mapping)
     put(empty, live_index(empty), "a", "Newer", version=9)

@@ -111,6 +111,57 @@ class Models(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     threads: int = 0
 
 
+class Policy(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How the service reranks searches of one index; what is None or empty is as in [search] and [models].
+
+    `bundle` is a name of `serve.bundles`. `fields` maps the reranker's fields to the index's own: `{title = "name"}`.
+    """
+
+    rerank: bool = True
+    window: int | None = None
+    weight: float | None = None
+    deadline_ms: float | None = None
+    bundle: str = ""
+    fields: dict[str, str] = {}
+
+
+class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The HTTP service. Other hosts than this one are served only when there are API keys.
+
+    `index` is the catalogue that the page opens with; with `ubi` its searches and clicks are written to the cluster's
+    `ubi_queries` and `ubi_events`. `rerank_deadline_ms` bounds a call of the rerank API, which has no first stage.
+    `keys_file` holds them (see `shelfrank keys`), beside those in SHELFRANK_API_KEYS. `forward` is what the gateway
+    passes to the cluster beside searches: `read`, `write` (documents too) or `all`. With `cluster_decides` the gateway
+    asks for no key and leaves it to the cluster whom it answers. `workers` rerankings run at once and `queue` more
+    wait; after `breaker_failures` failures in a row a model is left alone for `breaker_s`. `rerank` is for indexes
+    that `indexes` does not name. `connections` and `read_timeout_s` bound what slow clients can hold.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8100
+    tls_cert: str = ""
+    tls_key: str = ""
+    keys_file: str = ""
+    cors_origins: str = ""
+    forward: Literal["read", "write", "all"] = "read"
+    cluster_decides: bool = False
+    log_queries: bool = False
+    max_body_bytes: int = 10_000_000
+    read_timeout_s: float = 15.0
+    connections: int = 512
+    workers: int = 2
+    queue: int = 64
+    breaker_failures: int = 5
+    breaker_s: float = 10.0
+    stop_s: float = 20.0
+    rerank_deadline_ms: int = 10_000
+    index: str = ""
+    ubi: bool = False
+    rerank: bool = True
+    bundles: dict[str, str] = {}
+    indexes: dict[str, Policy] = {}
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     cluster: Cluster = Cluster()
     node: Node = Node()
@@ -118,6 +169,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ingest: Ingest = Ingest()
     search: Search = Search()
     models: Models = Models()
+    serve: Serve = Serve()
 
 
 _CLUSTER_VARIABLES = {

@@ -85,7 +85,8 @@ def page_json(page: Page) -> dict[str, Any]:
     for hit in page.hits:
         own = {"id": hit.id, "rank": hit.rank, "first_stage_rank": hit.first_stage_rank, "scores": hit.scores}
         hits.append({**own, **{name: value for name, value in hit.source.items() if name not in own}})
-    return {"hits": hits, "total": page.total, "rerank": page.rerank, "took_ms": page.took_ms}
+    about = {"total": page.total, "failed_shards": page.failed_shards, "rerank": page.rerank, "took_ms": page.took_ms}
+    return {"hits": hits, **about}
 
 
 def page_table(query: str, page: Page) -> Table:
@@ -93,6 +94,8 @@ def page_table(query: str, page: Page) -> Table:
     state = page.rerank
     about = f"rerank {state['status']}" + (f": {state['reason']}" if state["reason"] else f" to {state['window']} hits")
     # Text, not strings: queries and titles hold brackets, which rich would read as markup.
+    if page.failed_shards:
+        about += f", {page.failed_shards} shards did not answer"
     title = Text(f"{query}  ({page.total} found, {about}, {page.took_ms['total']:.0f} ms)")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("#", "was", "first", "rerank", "final"):

@@ -12,7 +12,7 @@ from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle
 from reranker.session import Session
-from reranker.text import product_ids, query_ids
+from reranker.text import product_ids, query_ids, text_ids
 
 _BATCH_TOKENS = 1024
 
@@ -50,6 +50,16 @@ class Encoder:
         """Vectors of queries: float32 [queries, dimension], rows of length 1."""
         recipe = self.bundle.description.recipe
         return self._embed([query_ids(query, recipe, self._tokenizer) for query in queries])
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of bare texts that stand for products: float32 [texts, dimension], rows of length 1."""
+        recipe = self.bundle.description.recipe
+        return self._embed([text_ids(text, recipe, self._tokenizer) for text in texts])
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Token ids of all texts together, special ones and what is cut off left out."""
+        recipe = self.bundle.description.recipe
+        return sum(len(text_ids(text, recipe, self._tokenizer)) for text in texts)
 
     def _embed(self, bare: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         layout, limit = self.bundle.description.layout, self.bundle.description.recipe.max_tokens

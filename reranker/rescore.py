@@ -70,22 +70,22 @@ def rescore(
     order and its first-stage scores: two scales are never mixed. Never raises for a fault of the model.
     """
     if reranker is None:
-        return _untouched(window, "skipped", "reranking is off")
+        return untouched(window, "skipped", "reranking is off")
     if not window:
-        return _untouched(window, "skipped", "the window holds no hit of this page", reranker)
+        return untouched(window, "skipped", "the window holds no hit of this page", reranker)
     if not query.strip():
-        return _untouched(window, "skipped", "the query is empty", reranker)
+        return untouched(window, "skipped", "the query is empty", reranker)
     try:
         scores = reranker.score(query, [stored_tokens(hit.fields, reranker) for hit in window], deadline)
     except Exception as error:  # noqa: BLE001 - a model fault must never cost the shopper the page
-        return _untouched(window, "error", f"{type(error).__name__} while scoring: {error}", reranker)
+        return untouched(window, "error", f"{type(error).__name__} while scoring: {error}", reranker)
     if scores.timed_out:
         reason = f"the deadline came after {scores.scored} of {len(window)} hits"
-        return _untouched(window, "timeout", reason, reranker, scores.scored)
+        return untouched(window, "timeout", reason, reranker, scores.scored)
     bad = np.flatnonzero(~np.isfinite(scores.values))
     if len(bad):
         reason = f"the score of hit {window[int(bad[0])].id} is not a finite number"
-        return _untouched(window, "error", reason, reranker, scores.scored)
+        return untouched(window, "error", reason, reranker, scores.scored)
     card = reranker.bundle.description
     weight = card.blend if blend is None else blend
     weighs = blend is None and bool(card.weights)
@@ -94,7 +94,7 @@ def rescore(
         try:
             final = weighed(query, [hit.fields for hit in window], first, scores.values, card.weights)
         except Exception as error:  # noqa: BLE001 - an odd field must not cost the shopper the page either
-            return _untouched(
+            return untouched(
                 window, "error", f"{type(error).__name__} while weighing: {error}", reranker, scores.scored
             )
     else:
@@ -129,13 +129,14 @@ def remaining_until(deadline_ms: float | None) -> float:
     return float("inf") if deadline_ms is None else time.monotonic() + deadline_ms / 1000
 
 
-def _untouched(
+def untouched(
     window: Sequence[Candidate],
     status: Status,
     reason: str,
     reranker: CrossEncoder | None = None,
     scored: int = 0,
 ) -> Outcome:
+    """The window as the first stage had it, and why."""
     return Outcome(
         status=status,
         reason=reason,

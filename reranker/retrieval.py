@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -63,11 +63,13 @@ class Hit(msgspec.Struct):
 
 
 class Retrieved(msgspec.Struct):
-    """First-stage hits in order; `total` is how many there are to page through, `indexes` where the hits lie."""
+    """First-stage hits in order; `total` is how many there are to page through, `indexes` where the hits lie,
+    `failed_shards` how many parts of the index gave no answer."""
 
     hits: list[Hit]
     total: int
     indexes: frozenset[str] = frozenset()
+    failed_shards: int = 0
 
 
 def bounded(query: str) -> str:
@@ -134,7 +136,7 @@ class Retriever:
             body = self._hybrid(words, nearest, start, count, source)
             return self._limited(self._search(index, body, preference))
         found = self._fused(index, words, nearest, source, preference)
-        return self._limited(Retrieved(found.hits[start : start + count], found.total, found.indexes))
+        return self._limited(msgspec.structs.replace(found, hits=found.hits[start : start + count]))
 
     def _hybrid(
         self, text: dict[str, Any], nearest: dict[str, Any], start: int, count: int, source: Any
@@ -164,8 +166,10 @@ class Retriever:
         return [round(1.0 - weight, 6), weight]
 
     def _search(self, index: str, body: Mapping[str, Any], preference: str) -> Retrieved:
-        answer = call(lambda: self.client.search(index=index, body=body, params={"preference": preference}))
-        return _read(answer)
+        def ask() -> Retrieved:
+            return _read(call(lambda: self.client.search(index=index, body=body, params={"preference": preference})))
+
+        return _again_if_partial(ask)
 
     def _fused(
         self,
@@ -181,11 +185,18 @@ class Retriever:
             # Not sorted by id: the server's own fusion ranks hits of equal score as they lie in the index.
             body = {"query": query, "size": depth, "_source": source}
             lines += [{"index": index, "preference": preference}, body]
-        answers = call(lambda: self.client.msearch(body=lines))["responses"]
-        for answer in answers:
-            if "error" in answer:
-                raise ClusterError(f"The cluster refused the search: {answer['error'].get('reason', answer['error'])}")
-        read = [_read(answer) for answer in answers]
+
+        def ask() -> Retrieved:
+            answers = call(lambda: self.client.msearch(body=lines))["responses"]
+            for answer in answers:
+                if "error" in answer:
+                    reason = answer["error"].get("reason", answer["error"])
+                    raise ClusterError(f"The cluster refused the search: {reason}")
+            return self._fuse([_read(answer) for answer in answers])
+
+        return _again_if_partial(ask)
+
+    def _fuse(self, read: Sequence[Retrieved]) -> Retrieved:
         lists = [each.hits for each in read]
         if self.settings.fusion == "rrf":
             fused = fusion.reciprocal_rank([[hit.id for hit in hits] for hits in lists], self.settings.rank_constant)
@@ -195,10 +206,17 @@ class Retriever:
         order = sorted(fused, key=lambda key: (-fused[key], key))
         hits = [Hit(key, fused[key], found[key].source) for key in order]
         indexes = frozenset[str]().union(*(each.indexes for each in read))
-        return Retrieved(hits, len(fused), indexes)
+        return Retrieved(hits, len(fused), indexes, max(each.failed_shards for each in read))
 
     def _limited(self, found: Retrieved) -> Retrieved:
-        return Retrieved(found.hits, min(found.total, self.settings.depth), found.indexes)
+        return msgspec.structs.replace(found, total=min(found.total, self.settings.depth))
+
+
+def _again_if_partial(ask: Callable[[], Retrieved]) -> Retrieved:
+    """What `ask` finds, asked a second time where a part of the index gave no answer: a node that dies between a
+    search's two phases loses its hits, and OpenSearch itself does not turn to another copy for them."""
+    found = ask()
+    return ask() if found.failed_shards else found
 
 
 def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[str, Any]:
@@ -224,4 +242,4 @@ def vector_query(vector: Sequence[float], depth: int, clauses: Sequence[dict[str
 def _read(answer: Mapping[str, Any]) -> Retrieved:
     hits = [Hit(hit["_id"], float(hit["_score"] or 0.0), hit.get("_source") or {}) for hit in answer["hits"]["hits"]]
     indexes = frozenset(str(hit["_index"]) for hit in answer["hits"]["hits"])
-    return Retrieved(hits, int(answer["hits"]["total"]["value"]), indexes)
+    return Retrieved(hits, int(answer["hits"]["total"]["value"]), indexes, int(answer["_shards"]["failed"]))

@@ -7,7 +7,7 @@ before they are batched, so neither the order in which they arrive nor their nei
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -50,6 +50,8 @@ class CrossEncoder:
         self.bundle_id = bundle.id
         # Names what made stored token ids; ids stored under another name are made again.
         self.tokens_id = bundle.tokens_id
+        # Called with the padded tokens of every micro-batch, for whoever counts them.
+        self.on_batch: Callable[[int], None] = lambda tokens: None
 
     @classmethod
     def load(cls, settings: Models | None = None) -> CrossEncoder:
@@ -89,6 +91,7 @@ class CrossEncoder:
             if time.monotonic() >= deadline:
                 return Scores(values, scored, timed_out=True)
             output = self.session.run([pairs[at][0] for at in batch], [pairs[at][1] for at in batch], layout.pad)
+            self.on_batch(len(batch) * len(pairs[batch[0]][0]))
             values[batch] = np.round(output[:, 0].astype(np.float64), _DECIMALS)
             scored += len(batch)
         return Scores(values, scored, timed_out=False)

@@ -32,12 +32,14 @@ class Ranked(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    """What `search` returns; `rerank` says what rescoring did, `took_ms` where the time went."""
+    """What `search` returns; `rerank` says what rescoring did, `took_ms` where the time went. `failed_shards` parts of
+    the index gave no answer, so hits may be missing."""
 
     hits: list[Ranked]
     total: int
     rerank: dict[str, Any]
     took_ms: dict[str, float]
+    failed_shards: int = 0
 
 
 class Searcher:
@@ -121,7 +123,7 @@ class Searcher:
         page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
         for hit in page:
             hit.source = _shown(hit.source, fields)
-        return Page(page, found.total, outcome.summary(), clock.done())
+        return Page(page, found.total, outcome.summary(), clock.done(), found.failed_shards)
 
     def _vector(self, index: str, text: str, mode: str) -> tuple[list[float] | None, frozenset[str]]:
         """The query's vector, and the indexes that it may be compared with."""

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import OpenSearchException
+
+from indexer import client as clusters
+from indexer.errors import ClusterError
+from indexer.settings import Search
+from reranker.retrieval import Filters, Retriever
 
 
 class Shopper(threading.Thread):
@@ -16,20 +20,20 @@ class Shopper(threading.Thread):
     def __init__(self, url: str, index: str) -> None:
         super().__init__(daemon=True)
         self.index = index
-        self.client = OpenSearch(hosts=[url], timeout=20, max_retries=0)
+        client = OpenSearch(hosts=[url], timeout=20, max_retries=0)
+        self.retriever = Retriever(client, clusters.capabilities(client), Search(), None)
         self.answers, self.bad = 0, list[str]()
         self.end = threading.Event()
 
     def run(self) -> None:
-        queries = ["lamp", "water bottle", "shoes", "杯", "black", "phone case"]
+        queries = ["lamp", ""]  # the empty one lists everything
         while not self.end.is_set():
             query = queries[self.answers % len(queries)]
-            body = {"query": {"bool": {"should": [{"match": {"title": query}}, {"match_all": {}}]}}, "size": 3}
             try:
-                answer = self.client.search(index=self.index, body=body)
-                if not answer["hits"]["hits"] or answer["_shards"]["failed"]:
-                    self.bad.append(f"{query}: {answer}"[:300])
-            except OpenSearchException as error:
+                found = self.retriever.retrieve(self.index, query, None, "bm25", 0, 3, Filters(), ["title"])
+                if not found.hits or found.failed_shards:
+                    self.bad.append(f"{query}: {found}"[:300])
+            except ClusterError as error:
                 self.bad.append(f"{query}: {error}"[:300])
             self.answers += 1
 

@@ -193,6 +193,37 @@ def test_our_fusion_is_the_servers_within_rounding(
     )
 
 
+@pytest.mark.parametrize("neural_search", [True, False])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_search_that_a_shard_did_not_answer_is_asked_once_more(
+    client: OpenSearch, searcher: Searcher, shop: str, monkeypatch: pytest.MonkeyPatch, times: int, neural_search: bool
+) -> None:
+    asked: list[str] = []
+
+    def losing(method: str) -> None:
+        whole = getattr(client, method)
+
+        def search(**request: Any) -> Any:
+            answer = whole(**request)
+            asked.append(method)
+            if len(asked) <= times:
+                for each in answer.get("responses", [answer]):
+                    each["_shards"]["failed"], each["hits"]["hits"] = 1, []
+            return answer
+
+        monkeypatch.setattr(client, method, search)
+
+    expected = searcher.search(shop, ENGLISH, mode="hybrid").hits[0].id
+    losing("search")
+    losing("msearch")
+    capabilities = replace(searcher.retriever.capabilities, neural_search=neural_search)
+    retriever = Retriever(client, capabilities, searcher.settings.search, searcher.retriever.encoder)
+    page = Searcher(retriever, searcher.reranker, searcher.settings).search(shop, ENGLISH, mode="hybrid")
+    assert len(asked) == 2
+    assert page.failed_shards == times - 1
+    assert [hit.id for hit in page.hits[:1]] == ([expected] if times == 1 else [])
+
+
 def test_a_hit_carries_only_the_fields_asked_for(searcher: Searcher, shop: str) -> None:
     page = searcher.search(shop, ENGLISH, fields=["title", "price"])
     assert page.rerank["status"] in ("applied", "timeout")

@@ -1,0 +1,177 @@
+"""The application: every endpoint, and one place where failures become answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from indexer import node
+from indexer.errors import ClusterError, InputError, ShelfrankError, UsageError
+from indexer.settings import Settings
+from reranker.serving import gateway_api, rerank_api, search_api, ubi
+from reranker.serving.access import KEY_HEADER, DeniedError, check
+from reranker.serving.engine import BusyError, Engine
+from reranker.serving.gateway import Gateway
+from reranker.serving.guard import Guard, TooLargeError, TooSlowError
+from reranker.serving.keys import Keys
+from reranker.serving.metrics import Metrics
+from reranker.serving.passing import Passage
+
+PAGE = Path(__file__).parent / "page"
+PAGE_PATH = "/_shelfrank"
+
+
+def create(settings: Settings) -> FastAPI:
+    """The application for some settings. Raises ConfigError for keys or an address that cannot be."""
+    metrics = Metrics()
+    if not settings.cluster.url:
+        cluster = msgspec.structs.replace(settings.cluster, url=node.ensure(settings.node))
+        settings = msgspec.structs.replace(settings, cluster=cluster)
+    app = FastAPI(
+        title="shelfrank",
+        version=version("shelfrank"),
+        description="Semantic reranking for shops that search with OpenSearch.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.keys = Keys(os.environ, settings.serve.keys_file)
+    app.state.engine = engine = Engine(settings, metrics)
+    app.state.passage = Passage(settings.cluster)
+    app.state.gateway = Gateway(app.state.passage, engine, settings, metrics)
+    app.state.shop = search_api.Shop(engine)
+    app.state.ubi = ubi.Log(lambda: app.state.shop.retriever().client)
+    _health(app)
+    app.include_router(rerank_api.router)
+    app.include_router(search_api.router)
+    app.mount(PAGE_PATH, StaticFiles(directory=PAGE, html=True))
+    app.include_router(gateway_api.router)
+    _failures(app)
+    origins = [each.strip() for each in settings.serve.cors_origins.split(",") if each.strip()]
+    if origins:
+        allowed = ["authorization", "content-type", KEY_HEADER]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=allowed)
+    app.add_middleware(Guard, serve=settings.serve, metrics=metrics)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    loading = asyncio.create_task(app.state.engine.keep_loading())
+    yield
+    loading.cancel()
+    await app.state.passage.close()
+    await asyncio.to_thread(app.state.engine.close)
+    await asyncio.to_thread(app.state.ubi.close)
+
+
+def _health(app: FastAPI) -> None:
+    @app.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get(
+        "/readyz",
+        summary="Whether models are warm and the cluster is reachable",
+        responses={503: {"description": "Not yet, or no more; the body says what is missing."}},
+    )
+    async def readyz(request: Request) -> Response:
+        missing = []
+        try:
+            search_api.ready(request.app.state.engine)
+        except ShelfrankError as error:
+            missing.append(str(error))
+        try:
+            await asyncio.wait_for(request.app.state.passage.send("GET", "/", lend=True), 2.0)
+        except (ClusterError, TimeoutError) as error:
+            missing.append(str(error) or "OpenSearch did not answer within 2 s.")
+        return JSONResponse(
+            {"status": "not ready" if missing else "ready", "missing": missing}, 503 if missing else 200
+        )
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        check(request, "admin")
+        return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/_shelfrank", include_in_schema=False)
+    async def page() -> Response:
+        return RedirectResponse(f"{PAGE_PATH}/")
+
+
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (InputError, 400),
+    (UsageError, 400),
+    (TooLargeError, 413),
+    (TooSlowError, 408),
+    (BusyError, 503),
+    (ClusterError, 502),
+    (ShelfrankError, 503),
+)
+
+
+def _failures(app: FastAPI) -> None:
+    """Every failure as a status and a sentence, in the shape that the endpoint's clients read."""
+
+    async def failed(request: Request, error: Exception) -> Response:
+        status = next(code for kind, code in _STATUS if isinstance(error, kind))
+        message = str(error)
+        if isinstance(error, TooLargeError):
+            message = f"The body has more than {request.app.state.settings.serve.max_body_bytes} bytes."
+        elif isinstance(error, TooSlowError):
+            message = f"The body did not come within {request.app.state.settings.serve.read_timeout_s:g} s."
+        headers = {"retry-after": "1"} if isinstance(error, BusyError) else {}
+        if status in (408, 413):
+            headers["connection"] = "close"  # the rest of the body is not read
+        return problem(request, status, message, headers)
+
+    async def denied(request: Request, error: Exception) -> Response:
+        assert isinstance(error, DeniedError)
+        headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+        return problem(request, error.status, str(error), headers)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return problem(request, 422, f"{place}: {first['msg']}", {})
+
+    async def other(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return problem(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+    for kind, _ in _STATUS:
+        app.add_exception_handler(kind, failed)
+    app.add_exception_handler(DeniedError, denied)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, other)
+
+
+def problem(request: Request, status: int, message: str, headers: dict[str, str]) -> Response:
+    """An error in the shape of the endpoint: Cohere's `message`, OpenAI's and TEI's `error`, OpenSearch's `error`."""
+    path = request.url.path
+    body: dict[str, Any] = {"message": message}
+    if path == "/v1/embeddings":
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        body = {"error": {"message": message, "type": kind, "code": status}}
+    elif path == "/rerank":
+        body = {"error": message, "error_type": "Overloaded" if status == 503 else "Validation"}
+    elif getattr(request.scope.get("route"), "path", "").startswith(gateway_api.CATCH_ALL):
+        cause = {"type": "shelfrank_exception", "reason": message}
+        body = {"error": {"root_cause": [cause], **cause}, "status": status}
+    return JSONResponse(body, status, headers)

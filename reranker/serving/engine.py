@@ -1,0 +1,176 @@
+"""The models of the service: loaded by name, run by a few threads with a bounded queue, each behind a breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from indexer.errors import ShelfrankError
+from indexer.settings import Settings
+from reranker.encoder import Encoder
+from reranker.rescore import Candidate, Outcome, Status, rescore, untouched
+from reranker.scoring import CrossEncoder
+from reranker.serving.breaker import Breaker
+from reranker.serving.metrics import Metrics
+
+DEFAULT = "default"
+_RETRY_S = 30.0
+T = TypeVar("T")
+log = logging.getLogger("shelfrank")
+
+
+class BusyError(ShelfrankError):
+    """More work waits than `serve.queue` allows."""
+
+
+class Engine:
+    """Reranks windows for many requests at once; a model that is missing or fails never costs a page."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.rerankers: dict[str, CrossEncoder] = {}
+        self.encoder: Encoder | None = None
+        self.missing: dict[str, str] = {}
+        serve = settings.serve
+        self._breakers = {name: Breaker(serve.breaker_failures, serve.breaker_s) for name in (DEFAULT, *serve.bundles)}
+        self._pool = ThreadPoolExecutor(serve.workers, "shelfrank-model")
+        self._waiting = 0
+        self._tried = 0.0
+
+    def load(self) -> None:
+        """Load and warm every model that is not there yet; what cannot be loaded is kept in `missing` with why."""
+        self._tried = time.monotonic()
+        for name in (DEFAULT, *self.settings.serve.bundles):
+            if name not in self.rerankers:
+                self._attempt(f"reranker {name}", partial(self._load_reranker, name))
+        if self.encoder is None:
+            self._attempt("encoder", self._load_encoder)
+
+    async def keep_loading(self) -> None:
+        """Load what is there, and try again from time to time while a model is missing."""
+        await asyncio.to_thread(self.load)
+        while self.missing:
+            await asyncio.sleep(_RETRY_S)
+            await asyncio.to_thread(self.load)
+
+    def _attempt(self, what: str, load: Callable[[], None]) -> None:
+        try:
+            load()
+            self.missing.pop(what, None)
+        except Exception as error:  # noqa: BLE001 - searches go on with the first stage, whatever is wrong with a model
+            self.missing[what] = str(error)
+            log.error("The %s cannot be loaded: %s", what, error)
+
+    def _load_reranker(self, name: str) -> None:
+        models = self.settings.models
+        if name != DEFAULT:
+            models = msgspec.structs.replace(models, reranker=self.settings.serve.bundles[name])
+        reranker = CrossEncoder.load(models)
+        reranker.score("warm", [reranker.text_tokens("warm")])
+        reranker.on_batch = self.metrics.tokens.observe
+        self.rerankers[name] = reranker
+
+    def _load_encoder(self) -> None:
+        encoder = Encoder.load(self.settings.models)
+        encoder.embed_queries(["warm"])
+        self.encoder = encoder
+
+    def reranker(self, name: str = "") -> CrossEncoder:
+        """A loaded reranker by name. Raises ShelfrankError saying why it is not there."""
+        name = name or DEFAULT
+        found = self.rerankers.get(name)
+        if found is None:
+            known = ", ".join((DEFAULT, *self.settings.serve.bundles))
+            why = self.missing.get(f"reranker {name}", f"the service knows {known}")
+            raise ShelfrankError(f"There is no reranker {name}: {why}")
+        return found
+
+    async def rescore(
+        self,
+        query: str,
+        window: Sequence[Candidate],
+        *,
+        bundle: str = "",
+        weight: float | None = None,
+        deadline: float = float("inf"),
+        own_deadline: bool = True,
+    ) -> Outcome:
+        """What `reranker.rescore` does, in a worker thread, answered when the deadline comes, whatever runs.
+
+        `own_deadline` says that it is the service's own and not one that a client chose: only then is a timeout a
+        failure of the model.
+        """
+        if why := self.unavailable(bundle):
+            return untouched(window, "error", why)
+        reranker = self.reranker(bundle)
+        try:
+            outcome = await self._within(
+                deadline, lambda: rescore(query, window, reranker, weight, deadline), len(window)
+            )
+        except BusyError as error:
+            return untouched(window, "skipped", str(error), reranker)
+        if outcome is None:
+            outcome = untouched(window, "timeout", "the deadline came while the window was scored", reranker)
+        self.record(bundle, outcome.status, own_deadline)
+        return outcome
+
+    def unavailable(self, bundle: str) -> str:
+        """Why a reranker is not to be tried now; empty where it is."""
+        try:
+            self.reranker(bundle)
+        except ShelfrankError as error:
+            return str(error)
+        breaker = self._breakers[bundle or DEFAULT]
+        return "" if breaker.allows() else breaker.reason()
+
+    def record(self, bundle: str, status: Status, own_deadline: bool) -> None:
+        """What came of a reranking, for the breaker."""
+        breaker = self._breakers[bundle or DEFAULT]
+        breaker.record(status == "error" or (status == "timeout" and own_deadline))
+        self.metrics.breaker.labels(bundle or DEFAULT).set(breaker.is_open)
+
+    def count(self, index: str, status: Status) -> None:
+        """One window more; indexes that the settings do not name count as one, for labels are not for clients."""
+        self.metrics.rerank.labels(index if index in self.settings.serve.indexes else "other", status).inc()
+
+    async def _within(self, deadline: float, work: Callable[[], T], hits: int) -> T | None:
+        """The result of `work`, or None when the deadline comes first (the work then ends by itself)."""
+        self.metrics.window.observe(hits)
+        left = None if deadline == float("inf") else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return None
+        future = asyncio.ensure_future(self.run(work))
+        done, _ = await asyncio.wait({future}, timeout=left)
+        return future.result() if done else None
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` in a worker thread. Raises BusyError when too many wait."""
+        serve = self.settings.serve
+        if self._waiting >= serve.workers + serve.queue:
+            raise BusyError(f"{self._waiting} requests are in hand already; the service takes no more at once.")
+        self._waiting += 1
+        began = time.monotonic()
+
+        def timed() -> T:
+            started = time.monotonic()
+            self.metrics.phase.labels("queue").observe(started - began)
+            result = work()
+            self.metrics.phase.labels("rerank").observe(time.monotonic() - started)
+            return result
+
+        try:
+            self.metrics.waiting.set(max(0, self._waiting - serve.workers))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        finally:
+            self._waiting -= 1
+            self.metrics.waiting.set(max(0, self._waiting - serve.workers))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

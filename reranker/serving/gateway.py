@@ -1,0 +1,212 @@
+"""The gateway: OpenSearch's own search requests in, OpenSearch's own answers out, the window in a better order.
+
+Hits, numbers and everything else of an answer stay the bytes that the cluster sent; only the order of the hits changes
+and `ext.shelfrank` is added. An answer that is not reranked is passed on untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+
+from indexer.errors import InputError, ShelfrankError
+from indexer.settings import Settings
+from reranker.rescore import Candidate, Outcome
+from reranker.serving import plan as plans
+from reranker.serving.engine import Engine
+from reranker.serving.metrics import Metrics
+from reranker.serving.passing import Answer, Passage
+from reranker.serving.plan import Json, Plan
+
+STATUS_HEADER = "x-shelfrank-status"
+MAX_SEARCHES = 100  # in one _msearch
+_OWN_PARAMS = ("from", "size")
+
+
+class _Row(msgspec.Struct):
+    """What is read of a hit; the hit itself stays as it came."""
+
+    id: str = msgspec.field(name="_id", default="")
+    score: float | None = msgspec.field(name="_score", default=None)
+    source: dict[str, Any] = msgspec.field(name="_source", default_factory=dict)
+    fields: dict[str, list[Any]] = {}
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks: the headers that go on to the cluster, and whether the service's own user may be lent."""
+
+    headers: Mapping[str, str]
+    lend: bool = False
+
+
+class Gateway:
+    """Searches of one cluster, reranked on their way back."""
+
+    def __init__(self, passage: Passage, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+        self.passage, self.engine, self.settings, self.metrics = passage, engine, settings, metrics
+
+    async def search(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
+        """One `_search`. Raises InputError for a wrong `ext.shelfrank` and ClusterError when no answer comes."""
+        began = time.monotonic()
+        params = dict(parse_qsl(query, keep_blank_values=True))
+        plan = self._prepared(plans.read(body, index, self.settings, params), params)
+        if plan.skip:
+            answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
+            return self._untouched(plan, answer, index)
+        rest = urlencode([(name, value) for name, value in parse_qsl(query, True) if name not in _OWN_PARAMS])
+        headers = {"content-type": "application/json", **caller.headers}
+        answer = await self.passage.send(method, raw_path, rest, plan.wide, headers, caller.lend)
+        if answer.status != 200:
+            # Perhaps only the wider request is refused (max_result_window, say): the client's own decides.
+            answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
+            plan.skip = "the cluster refused the request for the whole window"
+            return self._untouched(plan, answer, index)
+        changed, status = await self._reranked(plan, msgspec.Raw(answer.body), index, began)
+        return Answer(200, {**answer.headers, STATUS_HEADER: status}, msgspec.json.encode(changed))
+
+    async def msearch(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
+        """One `_msearch`: each search by its own plan, all within one request to the cluster."""
+        began = time.monotonic()
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if len(lines) % 2 or len(lines) > 2 * MAX_SEARCHES:
+            raise InputError(
+                f"_msearch has {len(lines)} lines; it takes pairs of a header and a body, {MAX_SEARCHES} pairs at most."
+            )
+        headers, searches = lines[::2], lines[1::2]
+        names = [_index_of(header, index) for header in headers]
+        prepared = [
+            self._prepared(plans.read(each, name, self.settings, {}), {})
+            for each, name in zip(searches, names, strict=True)
+        ]
+        sent = [
+            line for header, plan in zip(headers, prepared, strict=True) for line in (header, plan.wide or plan.plain)
+        ]
+        answer = await self.passage.send(method, raw_path, query, b"\n".join([*sent, b""]), caller.headers, caller.lend)
+        if answer.status != 200 or all(plan.skip for plan in prepared):
+            return self._untouched(prepared[0] if prepared else Plan(None, b""), answer, index)
+        parts = msgspec.json.decode(answer.body, type=Json)
+        responses = msgspec.json.decode(parts["responses"], type=list[msgspec.Raw])
+        done = await asyncio.gather(
+            *(
+                self._reranked(plan, response, name, began)
+                for plan, response, name in zip(prepared, responses, names, strict=True)
+            )
+        )
+        parts["responses"] = msgspec.Raw(msgspec.json.encode([response for response, _ in done]))
+        status = ",".join(status for _, status in done)
+        return Answer(200, {**answer.headers, STATUS_HEADER: status}, msgspec.json.encode(parts))
+
+    def _prepared(self, plan: Plan, params: Mapping[str, str]) -> Plan:
+        if plan.skip:
+            return plan
+        try:
+            return plans.widened(plan, self.engine.reranker(plan.bundle), params)
+        except ShelfrankError as error:
+            plan.skip = str(error)
+        except (msgspec.DecodeError, AttributeError):
+            plan.skip = "the body holds what OpenSearch itself will refuse"
+        return plan
+
+    def _untouched(self, plan: Plan, answer: Answer, index: str) -> Answer:
+        """The cluster's answer; only a client that asked for reranking finds a word about it in the body."""
+        self.engine.count(index, "skipped")
+        headers = {**answer.headers, STATUS_HEADER: "skipped"}
+        if plan.ask is None or answer.status != 200:
+            return Answer(answer.status, headers, answer.body)
+        try:
+            parts = msgspec.json.decode(answer.body, type=Json)
+        except msgspec.DecodeError:
+            return Answer(answer.status, headers, answer.body)
+        return Answer(200, headers, msgspec.json.encode(_with_word(parts, {"status": "skipped", "reason": plan.skip})))
+
+    async def _reranked(self, plan: Plan, raw: msgspec.Raw, index: str, began: float) -> tuple[Any, str]:
+        """The response with its page in the new order, and the status."""
+        if plan.skip:
+            self.engine.count(index, "skipped")
+            return raw, "skipped"
+        parts = msgspec.json.decode(raw, type=Json)
+        if "hits" not in parts:
+            return raw, "skipped"  # an error of this search alone
+        listed = time.monotonic()
+        self.metrics.phase.labels("first_stage").observe(listed - began)
+        hits = msgspec.json.decode(parts["hits"], type=Json)
+        rows = msgspec.json.decode(hits.get("hits", b"[]"), type=list[msgspec.Raw])
+        head = [_candidate(at, row, plan.fields) for at, row in enumerate(rows[: plan.window])]
+        outcome = await self.engine.rescore(
+            plan.query,
+            head,
+            bundle=plan.bundle,
+            weight=plan.weight,
+            deadline=began + plan.deadline_ms / 1000,
+            own_deadline=plan.ask is None or plan.ask.deadline_ms is None,
+        )
+        order = [*outcome.order, *range(len(head), len(rows))]
+        page = order[plan.start : plan.start + plan.size]
+        hits["hits"] = msgspec.Raw(msgspec.json.encode([_pruned(rows[at], plan.own_fields) for at in page]))
+        parts["hits"] = msgspec.Raw(msgspec.json.encode(hits))
+        self.engine.count(index, outcome.status)
+        word = outcome.summary()
+        word["took_ms"] = {
+            "first_stage": round((listed - began) * 1000, 2),
+            "rerank": round((time.monotonic() - listed) * 1000, 2),
+        }
+        if plan.ask is not None and plan.ask.experiment:
+            word["experiment"] = plan.ask.experiment
+        word["hits"] = [_scores(place, at, head, outcome) for place, at in enumerate(page, start=plan.start + 1)]
+        return _with_word(parts, word), outcome.status
+
+
+def _index_of(header: bytes, otherwise: str) -> str:
+    try:
+        index = msgspec.json.decode(header, type=dict[str, Any]).get("index", otherwise)
+    except msgspec.DecodeError:
+        return otherwise
+    return ",".join(map(str, index)) if isinstance(index, list) else str(index)
+
+
+def _candidate(at: int, raw: msgspec.Raw, fields: Mapping[str, str]) -> Candidate:
+    row = msgspec.json.decode(raw, type=_Row)
+    found = {name: values[0] if len(values) == 1 else values for name, values in row.fields.items()}
+    found.update(row.source)
+    for ours, theirs in fields.items():
+        found[ours] = found.get(theirs)
+    return Candidate(row.id or str(at), row.score or 0.0, found)
+
+
+def _pruned(raw: msgspec.Raw, own: frozenset[str]) -> Any:
+    """The hit without the fields that only the reranker asked for."""
+    if not own:
+        return raw
+    hit = msgspec.json.decode(raw, type=Json)
+    if "fields" in hit:
+        fields = {
+            name: value for name, value in msgspec.json.decode(hit["fields"], type=Json).items() if name not in own
+        }
+        hit["fields"] = msgspec.Raw(msgspec.json.encode(fields))
+        if not fields:
+            del hit["fields"]
+    return hit
+
+
+def _scores(place: int, at: int, head: Sequence[Candidate], outcome: Outcome) -> dict[str, Any]:
+    """Where a hit of the page stands, where it stood, and its scores; a hit behind the window has none but its own."""
+    found: dict[str, Any] = {"rank": place, "first_stage_rank": at + 1}
+    if at < len(head):
+        found["_id"] = head[at].id
+        found["scores"] = {
+            "first_stage": head[at].first_stage,
+            "rerank": outcome.rerank[at],
+            "final": outcome.final[at],
+        }
+    return found
+
+
+def _with_word(parts: Json, word: Mapping[str, Any]) -> Json:
+    extensions = msgspec.json.decode(parts["ext"], type=Json) if "ext" in parts else {}
+    extensions["shelfrank"] = msgspec.Raw(msgspec.json.encode(word))
+    return {**parts, "ext": msgspec.Raw(msgspec.json.encode(extensions))}

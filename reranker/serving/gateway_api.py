@@ -1,0 +1,86 @@
+"""The gateway's endpoints: searches, and whatever else `serve.forward` passes to the cluster."""
+
+from __future__ import annotations
+
+import zlib
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from indexer.errors import InputError
+from reranker.serving.access import KEY_HEADER, DeniedError, check
+from reranker.serving.gateway import Caller, Gateway
+from reranker.serving.guard import TooLargeError
+from reranker.serving.passing import Answer, decoded, passes
+
+router = APIRouter()
+
+CATCH_ALL = "/{path:path}"
+_METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD"]
+_JSON = ("", "application/json", "application/x-ndjson")
+
+
+@router.api_route(CATCH_ALL, methods=_METHODS, include_in_schema=False)
+async def cluster(request: Request) -> Response:
+    """One request of an OpenSearch client."""
+    if request.method == "GET" and request.url.path == "/" and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/_shelfrank/")
+    settings = request.app.state.settings.serve
+    caller = _caller(request)
+    raw_path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
+    try:
+        path = decoded(raw_path)
+    except ValueError as error:
+        raise InputError(f"This path is not passed on: {error}.") from None
+    if not passes(request.method, path, settings.forward):
+        raise DeniedError(
+            403,
+            f"The gateway does not pass {request.method} {path} on: serve.forward is {settings.forward}. Send it to "
+            "the cluster itself, or let the operator allow it.",
+        )
+    body = await _body(request, settings.max_body_bytes)
+    gateway: Gateway = request.app.state.gateway
+    parts = path.split("/")[1:]
+    query = request.scope["query_string"].decode("latin-1")
+    is_json = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _JSON
+    if parts[-1] in ("_search", "_msearch") and len(parts) <= 2 and is_json and request.method in ("GET", "POST"):
+        index = parts[0] if len(parts) == 2 else ""
+        answering = gateway.search if parts[-1] == "_search" else gateway.msearch
+        answer = await answering(request.method, raw_path, index, query, body, caller)
+    else:
+        answer = await gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
+    return _response(answer)
+
+
+def _caller(request: Request) -> Caller:
+    """Whose request it is: a key of the service is taken off, all else is for the cluster to judge."""
+    headers = dict(request.headers)
+    headers.pop("content-encoding", None)
+    key = None
+    if not request.app.state.settings.serve.cluster_decides or headers.get(KEY_HEADER):
+        key = check(request, "search")
+    if key is not None and KEY_HEADER not in headers:
+        headers.pop("authorization", None)  # it was the key
+    return Caller(headers, lend=key is not None)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, unpacked where it is gzipped. Raises TooLargeError and InputError."""
+    body = await request.body()
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding == "identity":
+        return body
+    if encoding != "gzip":
+        raise InputError(f"The body has the encoding {encoding}; gzip is understood, or none.")
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        plain = unpacker.decompress(body, limit)
+    except zlib.error as error:
+        raise InputError(f"The body is not gzip: {error}.") from error
+    if unpacker.unconsumed_tail:
+        raise TooLargeError
+    return plain
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)

@@ -1,0 +1,98 @@
+"""What stands before every request: its id, bounds on its body and on the time to send it, its line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from indexer.settings import Serve
+from reranker.serving.metrics import Metrics
+
+log = logging.getLogger("shelfrank.access")
+_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+class TooLargeError(Exception):
+    """The body is larger than `serve.max_body_bytes` (413)."""
+
+
+class TooSlowError(Exception):
+    """The body did not come within `serve.read_timeout_s` (408)."""
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, serve: Serve, metrics: Metrics) -> None:
+        self.app, self.serve, self.metrics = app, serve, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id") or headers.get("x-opaque-id") or ""
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        self.metrics.in_flight.inc()
+        try:
+            await self.app(scope, self._bounded(receive, headers), sending)
+        finally:
+            self.metrics.in_flight.dec()
+            took = time.monotonic() - began
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(route, status).inc()
+            self.metrics.seconds.labels(route).observe(took)
+            self._note(scope, request_id, status, took)
+
+    def _bounded(self, receive: Receive, headers: dict[str, str]) -> Receive:
+        """`receive` that stops at a body too large or too slow; what the client declares is believed when too large."""
+        room, over = self.serve.max_body_bytes, time.monotonic() + self.serve.read_timeout_s
+        declared = headers.get("content-length", "0")
+        finished = False
+
+        async def receiving() -> Message:
+            nonlocal room, finished
+            if finished:
+                return await receive()
+            if declared.isdigit() and int(declared) > self.serve.max_body_bytes:
+                raise TooLargeError
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, over - time.monotonic()))
+            except TimeoutError as error:
+                raise TooSlowError from error
+            room -= len(message.get("body", b""))
+            if room < 0:
+                raise TooLargeError
+            finished = not message.get("more_body", False)
+            return message
+
+        return receiving
+
+    def _note(self, scope: Scope, request_id: str, status: int, took: float) -> None:
+        line: dict[str, Any] = {
+            "time": round(time.time(), 3),
+            "id": request_id,
+            "method": scope["method"],
+            "route": getattr(scope.get("route"), "path", "none"),
+            "status": status,
+            "ms": round(took * 1000, 1),
+            **scope.get("state", {}).get("log", {}),
+        }
+        log.info(json.dumps(line, ensure_ascii=False))

@@ -1,0 +1,129 @@
+"""Requests to the cluster as they came, answers as they are: what the gateway passes on, and what it does not."""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+import httpx
+import msgspec
+
+from indexer import client as clusters
+from indexer.errors import ClusterError
+from indexer.settings import Cluster
+
+_NAME = r"(?:_all|[^_/.][^/]*)"
+_INDEX = rf"(?:/{_NAME})?"
+_READ = (
+    ("GET,HEAD", "/"),
+    ("GET", rf"/_cluster/health{_INDEX}"),
+    ("GET", rf"/_cat/(?:indices|aliases|count|health)(?:/{_NAME})?"),
+    ("GET,HEAD", f"/{_NAME}"),
+    ("GET,HEAD", rf"{_INDEX}/_alias(?:/{_NAME})?"),
+    ("GET", rf"{_INDEX}/_mapping(?:/field/[^/]+)?"),
+    ("GET,POST", rf"{_INDEX}/_(?:search|msearch|count|mget|field_caps|analyze|search/template|msearch/template)"),
+    ("GET,POST", rf"{_INDEX}/_validate/query"),
+    ("GET,POST,DELETE", r"/_search/scroll(?:/(?!_all$)[^/]+)?"),
+    ("POST", f"/{_NAME}/_search/point_in_time"),
+    ("DELETE", "/_search/point_in_time"),
+    ("GET,HEAD", f"/{_NAME}/_(?:doc|source)/[^/]+"),
+    ("GET,POST", f"/{_NAME}/_(?:explain|termvectors)/[^/]+"),
+)
+_WRITE = (
+    ("PUT,POST,DELETE", f"/{_NAME}/_doc/[^/]+"),
+    ("POST", f"/{_NAME}/_doc"),
+    ("PUT,POST", f"/{_NAME}/_create/[^/]+"),
+    ("POST", f"/{_NAME}/_update/[^/]+"),
+    ("PUT,POST", rf"{_INDEX}/_bulk"),
+    ("GET,POST", f"/{_NAME}/_refresh"),
+    ("POST", f"/{_NAME}/_(?:update|delete)_by_query"),
+)
+_FORWARD = ("accept", "content-type", "x-opaque-id", "traceparent", "tracestate")
+_BACK = ("content-type", "warning", "x-opaque-id", "deprecation", "retry-after", "www-authenticate")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the cluster answered, as it is."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def passes(method: str, path: str, groups: str) -> bool:
+    """Whether a request of this method and decoded path is passed on by `serve.forward`."""
+    if groups == "all":
+        return True
+    rows = _READ + (_WRITE if groups == "write" else ())
+    return any(method in methods.split(",") and re.fullmatch(pattern, path) for methods, pattern in rows)
+
+
+def decoded(raw_path: str) -> str:
+    """The path as the cluster will read it. Raises ValueError for one that could be read in two ways."""
+    parts = [unquote(part) for part in raw_path.split("/")]
+    if any(part in (".", "..") or "/" in part or "\\" in part or not part.isprintable() for part in parts):
+        raise ValueError("the path holds ., .., an encoded slash or a control character")
+    path = "/".join(parts)
+    return path.rstrip("/") or "/"
+
+
+class Passage:
+    """The way to one cluster, kept open."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Raises ConfigError for settings that cannot be."""
+        clusters.check(cluster)
+        self._own = ""
+        if cluster.user:
+            secret = base64.b64encode(f"{cluster.user}:{cluster.password}".encode()).decode("ascii")
+            self._own = f"Basic {secret}"
+        context = ssl.create_default_context(cafile=cluster.ca_file or None)
+        if cluster.client_cert:
+            context.load_cert_chain(cluster.client_cert, cluster.client_key or None)
+        self._client = httpx.AsyncClient(
+            base_url=cluster.url,
+            verify=context,
+            timeout=httpx.Timeout(cluster.timeout_s, connect=min(5.0, cluster.timeout_s)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            headers={"accept-encoding": "identity", "user-agent": "shelfrank"},
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def send(
+        self,
+        method: str,
+        raw_path: str,
+        query: str = "",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        lend: bool = False,
+    ) -> Answer:
+        """One request; `lend` sends the service's own user where the client sent none.
+
+        Raises ClusterError when no answer comes; an error that the cluster answered is an answer.
+        """
+        headers = headers or {}
+        kept = {name: headers[name] for name in _FORWARD if name in headers}
+        authorization = headers.get("authorization") or (self._own if lend else "")
+        if authorization:
+            kept["authorization"] = authorization
+        url = self._client.base_url.copy_with(
+            raw_path=self._client.base_url.raw_path.rstrip(b"/")
+            + raw_path.encode()
+            + (f"?{query}".encode() * bool(query))
+        )
+        try:
+            answer = await self._client.request(method, url, content=body or None, headers=kept)
+        except httpx.TimeoutException as error:
+            raise ClusterError(f"OpenSearch did not answer in time ({type(error).__name__}).") from error
+        except httpx.HTTPError as error:
+            raise ClusterError(f"OpenSearch cannot be reached: {error or type(error).__name__}") from error
+        back = {name: value for name, value in answer.headers.items() if name in _BACK}
+        return Answer(answer.status_code, back, answer.content)
+
+    async def close(self) -> None:
+        await self._client.aclose()

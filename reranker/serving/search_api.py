@@ -1,0 +1,209 @@
+"""shelfrank's own endpoints: a search with its own first stage, what the page needs to know, and feedback."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from indexer import client as clusters
+from indexer.errors import ShelfrankError
+from reranker.commands import page_json
+from reranker.rescore import untouched
+from reranker.retrieval import MODES, Filters, Retriever
+from reranker.search import MAX_REACH, MAX_WINDOW, Page, Searcher
+from reranker.serving import ubi
+from reranker.serving.access import needs
+from reranker.serving.engine import DEFAULT, Engine
+
+router = APIRouter(dependencies=[Depends(needs("search"))])
+
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^_.\-/\\*?\"<>| ,#:+][^/\\*?\"<>| ,#:]*$")
+]
+Words = Annotated[str, StringConstraints(max_length=10_000)]
+Short = Annotated[str, StringConstraints(max_length=200)]
+
+
+class FilterRequest(BaseModel):
+    """What the shopper narrowed the search to; alternatives within a list."""
+
+    model_config = ConfigDict(extra="forbid")
+    min_price: float | None = None
+    max_price: float | None = None
+    brands: Annotated[list[Short], Field(max_length=100)] = []
+    categories: Annotated[list[Short], Field(max_length=100)] = []
+    min_rating: float | None = None
+    ids: Annotated[list[Short], Field(max_length=1000)] = []
+
+
+class SearchRequest(BaseModel):
+    """A search by shelfrank's own first stage; what is left out is as the settings say."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        json_schema_extra={
+            "example": {"index": "sample-shop", "query": "适合送爸爸的保温杯", "filters": {"max_price": 200}}
+        },
+    )
+    index: Name
+    query: Words = ""
+    mode: Literal["bm25", "vector", "hybrid"] | None = None
+    window: Annotated[int, Field(ge=0, le=MAX_WINDOW)] | None = None
+    size: Annotated[int, Field(ge=0, le=MAX_WINDOW)] | None = None
+    start: Annotated[int, Field(alias="from", ge=0, le=MAX_REACH)] = 0
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    bundle: Short = ""
+    rerank: bool = True
+    deadline_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
+    filters: FilterRequest = FilterRequest()
+    fields: Annotated[list[Short], Field(max_length=100)] | None = None
+    client_id: Short = ""
+
+
+class EventRequest(BaseModel):
+    """One thing a shopper did with a result, as UBI has it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "action_name": "click",
+                "query_id": "5f0c…",
+                "client_id": "c1",
+                "object_id": "a1",
+                "position": 1,
+            }
+        },
+    )
+    action_name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    query_id: Short
+    client_id: Short
+    object_id: Short = ""
+    position: Annotated[int, Field(ge=1, le=MAX_REACH)] | None = None
+    message: Annotated[str, StringConstraints(max_length=1000)] = ""
+
+
+class Shop:
+    """The searcher of the service, made when the cluster and the models are there."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._searchers: dict[tuple[str, float | None], Searcher] = {}
+        self._retriever: Retriever | None = None
+
+    def retriever(self) -> Retriever:
+        """The way to the cluster. Raises ShelfrankError while cluster or encoder are not there."""
+        with self._lock:
+            if self._retriever is None or self._retriever.encoder is None:
+                settings = self._engine.settings
+                client = clusters.connect(settings)
+                about = clusters.capabilities(client)
+                self._retriever = Retriever(client, about, settings.search, self._engine.encoder)
+            return self._retriever
+
+    def searcher(self, bundle: str, weight: float | None) -> Searcher:
+        """A searcher with one of the rerankers, or without where that one is not loaded."""
+        settings = self._engine.settings
+        if weight is not None:
+            search = msgspec.structs.replace(settings.search, blend=weight)
+            settings = msgspec.structs.replace(settings, search=search)
+        return Searcher(self.retriever(), self._engine.rerankers.get(bundle or DEFAULT), settings)
+
+
+def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
+    """One page; a reranker that is missing or left alone is told as such."""
+    why = engine.unavailable(asked.bundle) if asked.rerank else ""
+    filters = asked.filters
+    page = shop.searcher(asked.bundle, asked.weight).search(
+        asked.index,
+        asked.query,
+        mode=asked.mode,
+        window=asked.window,
+        size=asked.size,
+        start=asked.start,
+        filters=Filters(
+            filters.min_price,
+            filters.max_price,
+            tuple(filters.brands),
+            tuple(filters.categories),
+            filters.min_rating,
+            tuple(filters.ids),
+        ),
+        rerank=asked.rerank and not why,
+        fields=asked.fields,
+        deadline_ms=asked.deadline_ms,
+    )
+    if why:
+        page.rerank = {**untouched([], "error", why).summary(), "window": page.rerank["window"]}
+    elif asked.rerank:
+        engine.record(asked.bundle, page.rerank["status"], asked.deadline_ms is None)
+    return page
+
+
+@router.post("/v1/search", summary="Search with shelfrank's own first stage")
+async def search(request: Request, asked: SearchRequest) -> dict[str, Any]:
+    """A page of hits with all their scores and ranks; `rerank` says what rescoring did, `took_ms` where time went.
+
+    `query_id` is for the events that follow.
+    """
+    engine: Engine = request.app.state.engine
+    shop: Shop = request.app.state.shop
+    began = time.monotonic()
+    page = await engine.run(lambda: find(shop, engine, asked))
+    engine.metrics.phase.labels("search").observe(time.monotonic() - began)
+    engine.count(asked.index, page.rerank["status"])
+    query_id = str(uuid.uuid4())
+    if engine.settings.serve.ubi:
+        row = ubi.query_row(query_id, asked.client_id, asked.query, asked.index, [hit.id for hit in page.hits], _now())
+        request.app.state.ubi.put(ubi.QUERIES, row)
+    return {"query_id": query_id, "query": asked.query, "index": asked.index, **page_json(page)}
+
+
+@router.post("/v1/events", status_code=202, summary="Write down what a shopper did with a result")
+async def event(request: Request, asked: EventRequest) -> dict[str, Any]:
+    """Kept in the cluster's `ubi_events` where `serve.ubi` is on; `kept` says whether it was."""
+    on: bool = request.app.state.engine.settings.serve.ubi
+    if on:
+        row = ubi.event_row(**asked.model_dump(), timestamp=_now())
+        request.app.state.ubi.put(ubi.EVENTS, row)
+    return {"kept": on}
+
+
+@router.get("/v1/about", summary="What the service has to offer")
+async def about(request: Request) -> dict[str, Any]:
+    """Models, modes and defaults, for the page and for whoever wants to know."""
+    engine: Engine = request.app.state.engine
+    settings = engine.settings
+    return {
+        "indexes": sorted({*settings.serve.indexes, *([settings.serve.index] if settings.serve.index else [])}),
+        "index": settings.serve.index,
+        "modes": list(MODES),
+        "mode": settings.search.mode,
+        "window": settings.search.window,
+        "size": settings.search.size,
+        "deadline_ms": settings.search.deadline_ms,
+        "bundles": {name: reranker.bundle_id for name, reranker in engine.rerankers.items()},
+        "encoder": engine.encoder.bundle_id if engine.encoder else None,
+        "missing": engine.missing,
+        "ubi": settings.serve.ubi,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def ready(engine: Engine) -> None:
+    """Raises ShelfrankError with what is missing."""
+    if engine.missing or engine.encoder is None or DEFAULT not in engine.rerankers:
+        missing = "; ".join(f"{what}: {why}" for what, why in engine.missing.items())
+        raise ShelfrankError(missing or "the models are being loaded")

@@ -235,14 +235,16 @@ def stored(
     if not ids:
         return {}
     body = {"docs": [{"_id": name, "_source": source} for name in ids]}
-    while True:
-        answer = patience.call(lambda: client.mget(index=index, body=body))
-        errors = [item["error"] for item in answer["docs"] if "error" in item]
-        failed = [error for error in errors if error.get("type") != "index_not_found_exception"]
-        if not failed:
-            return {item["_id"]: item for item in answer["docs"] if item.get("found")}
-        # A shard that is not there yet, after a restart: not the same as a document that is not there.
-        patience.wait(f"reading stored documents failed: {_told(failed[0])}")
+
+    def read() -> dict[str, dict[str, Any]]:
+        answer = client.mget(index=index, body=body)
+        for item in answer["docs"]:
+            if "error" in item and item["error"].get("type") != "index_not_found_exception":
+                # A shard that is not there yet, after a restart: not the same as a document that is not there.
+                raise unanswered(f"reading stored documents failed: {_told(item['error'])}")
+        return {item["_id"]: item for item in answer["docs"] if item.get("found")}
+
+    return patience.call(read)
 
 
 def stored_values(
@@ -251,6 +253,11 @@ def stored_values(
     """One field's value for those of the ids that the index holds. Raises ClusterError."""
     found = stored(client, index, ids, patience, [field_name])
     return {name: str(item["_source"].get(field_name, "")) for name, item in found.items()}
+
+
+def unanswered(reason: str) -> TransportError:
+    """For an answer that lacks a part: as if there were none, so that it is waited for with the same patience."""
+    return TransportError(503, reason, {"error": {"reason": reason}})
 
 
 def transient(error: TransportError) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, OpenSearchException
 
-from indexer.bulk import Patience
+from indexer.bulk import Patience, unanswered
 from indexer.errors import ClusterError
 
 PAGE = 500
@@ -138,14 +138,18 @@ def _close(client: OpenSearch, held: str) -> None:
 
 
 def _hits(client: OpenSearch, patience: Patience, body: dict[str, Any], where: dict[str, Any]) -> list[dict[str, Any]]:
-    while True:
-        answer = patience.call(lambda: client.search(body=body, **where))
-        failed = answer["_shards"].get("failures") or []
-        if not answer["_shards"]["failed"] and not answer.get("timed_out"):
+    def read() -> list[dict[str, Any]]:
+        answer = client.search(body=body, **where)
+        shards = answer["_shards"]
+        failed = shards.get("failures") or []
+        # A shard without any copy is not among the failed ones, only missing from the successful ones.
+        if shards["successful"] == shards["total"] and not answer.get("timed_out"):
             hits: list[dict[str, Any]] = answer["hits"]["hits"]
             return hits
-        # A part of the answer would pass for the whole.
-        reason = failed[0].get("reason", {}).get("reason", "") if failed else "it timed out"
         if any("No search context found" in str(failure) for failure in failed):
             raise ClusterError("The point in time is gone.") from NotFoundError(404, "search_context_missing", {})
-        patience.wait(f"a shard did not answer ({reason})")
+        # A part of the answer would pass for the whole.
+        reason = failed[0].get("reason", {}).get("reason", "") if failed else "it has no copy, or timed out"
+        raise unanswered(f"a shard did not answer ({reason})")
+
+    return patience.call(read)

@@ -255,13 +255,13 @@ def cluster(folder: str | Path, count: int = 3, node: settings.Node = DEFAULTS) 
 
     Each has its data in a folder of its own under `folder` and `node.heap_mb` of heap.
     """
-    ports = {f"shelfrank-{number}": process.free_port(0) for number in range(1, count + 1)}
+    chosen = process.own_ports(2 * count)
+    ports = {f"shelfrank-{number}": chosen[number - 1] for number in range(1, count + 1)}
     nodes = [
         ClusterNode(
-            msgspec.structs.replace(node, data_dir=str(Path(folder) / name), port=process.free_port(0)),
-            process.Member(name, ports),
+            msgspec.structs.replace(node, data_dir=str(Path(folder) / name), port=port), process.Member(name, ports)
         )
-        for name in ports
+        for name, port in zip(ports, chosen[count:], strict=True)
     ]
     try:
         # At the same time: the first one alone would wait for the others for ever.

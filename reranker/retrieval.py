@@ -64,12 +64,13 @@ class Hit(msgspec.Struct):
 
 class Retrieved(msgspec.Struct):
     """First-stage hits in order; `total` is how many there are to page through, `indexes` where the hits lie,
-    `failed_shards` how many parts of the index gave no answer."""
+    `failed_shards` how many parts of the index gave no answer, `again` whether another copy of them may."""
 
     hits: list[Hit]
     total: int
     indexes: frozenset[str] = frozenset()
     failed_shards: int = 0
+    again: bool = False
 
 
 def bounded(query: str) -> str:
@@ -206,7 +207,8 @@ class Retriever:
         order = sorted(fused, key=lambda key: (-fused[key], key))
         hits = [Hit(key, fused[key], found[key].source) for key in order]
         indexes = frozenset[str]().union(*(each.indexes for each in read))
-        return Retrieved(hits, len(fused), indexes, max(each.failed_shards for each in read))
+        failed = max(each.failed_shards for each in read)
+        return Retrieved(hits, len(fused), indexes, failed, any(each.again for each in read))
 
     def _limited(self, found: Retrieved) -> Retrieved:
         return msgspec.structs.replace(found, total=min(found.total, self.settings.depth))
@@ -216,7 +218,7 @@ def _again_if_partial(ask: Callable[[], Retrieved]) -> Retrieved:
     """What `ask` finds, asked a second time where a part of the index gave no answer: a node that dies between a
     search's two phases loses its hits, and OpenSearch itself does not turn to another copy for them."""
     found = ask()
-    return ask() if found.failed_shards else found
+    return ask() if found.again else found
 
 
 def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[str, Any]:
@@ -242,4 +244,7 @@ def vector_query(vector: Sequence[float], depth: int, clauses: Sequence[dict[str
 def _read(answer: Mapping[str, Any]) -> Retrieved:
     hits = [Hit(hit["_id"], float(hit["_score"] or 0.0), hit.get("_source") or {}) for hit in answer["hits"]["hits"]]
     indexes = frozenset(str(hit["_index"]) for hit in answer["hits"]["hits"])
-    return Retrieved(hits, int(answer["hits"]["total"]["value"]), indexes, int(answer["_shards"]["failed"]))
+    shards = answer["_shards"]
+    # A shard without any copy is not among the failed ones, only missing from the successful ones.
+    missing = int(shards["total"]) - int(shards["successful"])
+    return Retrieved(hits, int(answer["hits"]["total"]["value"]), indexes, missing, shards["failed"] > 0)

@@ -6,6 +6,7 @@ import errno
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -97,6 +98,16 @@ def free_port(wanted: int, last: int | None = None) -> int:
         f"Port {wanted} on {HOST} is taken by another program or not allowed. Choose another one with --port or "
         "SHELFRANK_NODE_PORT; 0 means any free one."
     )
+
+
+def own_ports(count: int) -> list[int]:
+    """Free ports below those that the system hands out, so that they are still free when a node comes back."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randint(20_000, 32_000)  # noqa: S311 (no secret)
+        with suppress(NodeError):
+            ports += [free_port(port)] if port not in ports else []
+    return ports
 
 
 def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:

@@ -70,6 +70,8 @@ class Feed:
         self._maker = Maker(encoder, tokens)
         self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
+        # Of its own: what is read between two attempts must not pass for the end of a write block.
+        self._block = Patience(settings.ingest.patience_s, sleep=self._pause)
 
     def run(self, batches: Iterable[Sequence[Event | Rejection]]) -> Counts:
         """Apply batches in their order until they end or `stop` is set. Raises UsageError, ClusterError."""
@@ -132,12 +134,12 @@ class Feed:
                 else:
                     self._count(event, verdict)
         if outcome.blocked:
-            self._patience.wait(
+            self._block.wait(
                 f"{live.index} takes no writes: a switch to a new index is under way, or was left in the middle (see "
                 f"`shelfrank reindex status {self._name}`)"
             )
         elif documents:
-            self._patience.succeeded()
+            self._block.succeeded()
         return {key: events[key] for key in again}
 
     def _live(self) -> aliases.Live:

@@ -9,14 +9,16 @@ from pathlib import Path
 import click
 import msgspec
 import uvicorn
+from fastapi import FastAPI
 
 from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
-from indexer.settings import Settings
+from indexer.settings import Serve, Settings
 from indexer.terminal import emit_json, err
 from reranker.serving.app import create
 from reranker.serving.keys import RIGHTS, Keys
 from reranker.serving.keys import new as new_key
+from reranker.serving.protocol import Patient
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -44,25 +46,26 @@ def serve(host: str | None, port: int | None, index: str | None, ubi: bool | Non
     _check(settings)
     _logs()
     app = create(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=chosen.host,
-            port=chosen.port,
-            ssl_certfile=chosen.tls_cert or None,
-            ssl_keyfile=chosen.tls_key or None,
-            limit_concurrency=chosen.connections,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(chosen.stop_s),
-            http="reranker.serving.protocol:Patient",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=True,
-        )
+    uvicorn.Server(configured(app, chosen)).run()
+
+
+def configured(app: FastAPI, serve: Serve) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        host=serve.host,
+        port=serve.port,
+        ssl_certfile=serve.tls_cert or None,
+        ssl_keyfile=serve.tls_key or None,
+        limit_concurrency=serve.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(serve.stop_s),
+        http=Patient,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
     )
-    server.run()
 
 
 def _check(settings: Settings) -> None:

@@ -59,13 +59,18 @@ def ingest(client: OpenSearch, folder: Path, models: StandIn | None = None) -> N
 
 
 def feed(
-    client: OpenSearch, folder: Path, lines: Sequence[dict[str, Any]], models: StandIn | None = None, **chosen: Any
+    client: OpenSearch,
+    folder: Path,
+    lines: Sequence[dict[str, Any]],
+    models: StandIn | None = None,
+    settings: Settings = SETTINGS,
+    **chosen: Any,
 ) -> Counts:
     models = models or StandIn()
     path = folder / "feed.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     with DeadLetters(folder / "feed.rejected.jsonl") as letters:
-        job = Feed(client, NAME, models, models, SETTINGS, letters, **chosen)
+        job = Feed(client, NAME, models, models, settings, letters, **chosen)
         return job.run(read(path, PLAIN, 50, False))
 
 
@@ -181,6 +186,14 @@ def test_another_encoder_may_update_and_delete_but_not_make_vectors(shop: OpenSe
     assert feed(shop, tmp_path, [update(1, "p1", price=3), delete(2, "p2")], models).applied == 2
     with pytest.raises(ClusterError, match=r"encoder stand-in-1, and stand-in-2 is loaded"):
         feed(shop, tmp_path, [upsert(3, "p1", "New text")], models)
+
+
+@pytest.mark.node
+def test_a_write_block_that_nobody_lifts_is_told(shop: OpenSearch, tmp_path: Path) -> None:
+    shop.indices.put_settings(index=NAME, body={"index.blocks.write": True})
+    impatient = Settings(ingest=Ingest(batch=50, patience_s=2.0))
+    with pytest.raises(ClusterError, match=r"taken nothing for 2 s.*takes no writes"):
+        feed(shop, tmp_path, [update(1, "p1", price=1.5)], settings=impatient)
 
 
 @pytest.mark.node

@@ -208,7 +208,8 @@ def test_a_search_that_a_shard_did_not_answer_is_asked_once_more(
             asked.append(method)
             if len(asked) <= times:
                 for each in answer.get("responses", [answer]):
-                    each["_shards"]["failed"], each["hits"]["hits"] = 1, []
+                    each["_shards"].update(successful=each["_shards"]["total"] - 1, failed=1)
+                    each["hits"]["hits"] = []
             return answer
 
         monkeypatch.setattr(client, method, search)

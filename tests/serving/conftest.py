@@ -1,0 +1,84 @@
+"""The service itself, on a free port of this machine, before the tests' OpenSearch."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from indexer.settings import Serve, Settings
+from reranker.serving.app import create
+from reranker.serving.command import configured
+
+
+class Running(msgspec.Struct):
+    """A service that runs in this process; `http` is a client of it."""
+
+    url: str
+    app: FastAPI
+    http: httpx.Client
+
+    def search(self, index: str, body: Any, **headers: str) -> httpx.Response:
+        return self.http.post(f"/{index}/_search", json=body, headers=headers)
+
+
+@contextmanager
+def running(settings: Settings, wait: bool = True) -> Iterator[Running]:
+    """A service with these settings for the time of a `with` block; `wait` until its models are warm."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app = create(msgspec.structs.replace(settings, serve=msgspec.structs.replace(settings.serve, port=port)))
+    server = uvicorn.Server(configured(app, app.state.settings.serve))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        try:
+            _until(lambda: client.get("/healthz").status_code == 200)
+            if wait:
+                _until(lambda: client.get("/readyz").status_code == 200)
+            yield Running(url, app, client)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+def _until(holds: Any) -> None:
+    over = time.monotonic() + 60
+    while True:
+        try:
+            if holds():
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < over, "the service did not come up within 60 s"
+        time.sleep(0.05)
+
+
+def with_serve(settings: Settings, **changes: Any) -> Settings:
+    """The settings with some of [serve] changed."""
+    return msgspec.structs.replace(settings, serve=msgspec.structs.replace(Serve(), **changes))
+
+
+@pytest.fixture(scope="session")
+def patient(node_settings: Settings) -> Settings:
+    """Settings under which a busy machine does not decide what a test sees."""
+    search = msgspec.structs.replace(node_settings.search, deadline_ms=60_000)
+    return msgspec.structs.replace(node_settings, search=search)
+
+
+@pytest.fixture(scope="session")
+def service(patient: Settings, shop: str) -> Iterator[Running]:
+    """A service without keys, for the sample shop."""
+    with running(with_serve(patient, index=shop)) as found:
+        yield found

@@ -107,28 +107,30 @@ class Gateway:
         try:
             return plans.widened(plan, self.engine.reranker(plan.bundle), params)
         except ShelfrankError as error:
-            plan.skip = str(error)
+            plan.skip, plan.status = str(error), "error"
         except (msgspec.DecodeError, AttributeError):
             plan.skip = "the body holds what OpenSearch itself will refuse"
         return plan
 
     def _untouched(self, plan: Plan, answer: Answer, index: str) -> Answer:
         """The cluster's answer; only a client that asked for reranking finds a word about it in the body."""
-        self.engine.count(index, "skipped")
-        headers = {**answer.headers, STATUS_HEADER: "skipped"}
+        self.engine.count(index, plan.status)
+        headers = {**answer.headers, STATUS_HEADER: plan.status}
         if plan.ask is None or answer.status != 200:
             return Answer(answer.status, headers, answer.body)
         try:
             parts = msgspec.json.decode(answer.body, type=Json)
         except msgspec.DecodeError:
             return Answer(answer.status, headers, answer.body)
-        return Answer(200, headers, msgspec.json.encode(_with_word(parts, {"status": "skipped", "reason": plan.skip})))
+        return Answer(
+            200, headers, msgspec.json.encode(_with_word(parts, {"status": plan.status, "reason": plan.skip}))
+        )
 
     async def _reranked(self, plan: Plan, raw: msgspec.Raw, index: str, began: float) -> tuple[Any, str]:
         """The response with its page in the new order, and the status."""
         if plan.skip:
-            self.engine.count(index, "skipped")
-            return raw, "skipped"
+            self.engine.count(index, plan.status)
+            return raw, plan.status
         parts = msgspec.json.decode(raw, type=Json)
         if "hits" not in parts:
             return raw, "skipped"  # an error of this search alone

@@ -11,7 +11,7 @@ import msgspec
 from indexer.errors import InputError
 from indexer.settings import Policy, Settings
 from reranker import signals
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD
+from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Status
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder
 from reranker.search import MAX_WINDOW
@@ -50,7 +50,8 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(msgspec.Struct):
-    """How one search is answered. An empty `skip` means that it is reranked; `plain` is what the client itself asked.
+    """How one search is answered. An empty `skip` means that it is reranked (else `status` says what to call that);
+    `plain` is what the client itself asked.
 
     `start` and `size` are the client's page, `wide` asks for the whole window; `own_fields` are ours in it.
     """
@@ -58,6 +59,7 @@ class Plan(msgspec.Struct):
     ask: Ask | None
     plain: bytes
     skip: str = ""
+    status: Status = "skipped"
     wide: bytes = b""
     query: str = ""
     window: int = 0

@@ -87,7 +87,7 @@ def test_bad_requests_are_named(service: Running, path: str, body: dict[str, Any
 
 
 def test_odd_texts_have_scores_like_any_other(service: Running) -> None:
-    texts = ["", " ", "\x00", "杯" * 10_000, "a" * 10_000, "🙂", "\ud83d\ude42 <b>"]
+    texts = ["", " ", "\x00", "杯" * 10_000, "a" * 10_000, "🙂 <b>"]
     answer = service.http.post("/rerank", json={"query": "杯" * 10_000, "texts": texts})
     assert answer.status_code == 200
     assert len(answer.json()) == len(texts)

@@ -18,7 +18,7 @@ from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Layout
 from reranker.session import Session
-from reranker.text import Recipe, product_ids, query_ids, text_ids
+from reranker.text import Part, Recipe, product_ids, product_parts, query_ids, query_part, text_ids
 
 _BATCH_TOKENS = 512
 _DECIMALS = 5  # below this, float32 arithmetic differs between batch shapes
@@ -32,11 +32,15 @@ class Scores(msgspec.Struct, frozen=True):
     timed_out: bool
 
 
+def room(query: Sequence[int], layout: Layout, max_tokens: int) -> int:
+    """How many token ids of a product a pair holds: what the query leaves, never less than none."""
+    return max(0, max_tokens - len(layout.begin) - len(query) - len(layout.between) - len(layout.end))
+
+
 def pair(query: Sequence[int], product: Sequence[int], layout: Layout, max_tokens: int) -> tuple[list[int], list[int]]:
     """Token ids and token types of a pair; the product is cut to what the query leaves, never the query."""
-    room = max_tokens - len(layout.begin) - len(query) - len(layout.between) - len(layout.end)
     head = [*layout.begin, *query, *layout.between]
-    tail = [*product[: max(room, 0)], *layout.end]
+    tail = [*product[: room(query, layout, max_tokens)], *layout.end]
     return head + tail, [0] * len(head) + [int(layout.typed)] * len(tail)
 
 
@@ -76,15 +80,33 @@ class CrossEncoder:
         """Token ids of a bare text."""
         return text_ids(text, self._recipe, self._tokenizer)
 
+    def read(self, query: str, product: Mapping[str, Any]) -> tuple[Part, list[Part]]:
+        """The query and the product's fields with what the model reads of them: what finds no room is left out."""
+        asked = query_part(query, self._recipe, self._tokenizer)
+        left = room(asked.ids, self.bundle.description.layout, self._recipe.max_tokens)
+        parts = []
+        for part in product_parts(product, self._recipe, self._tokenizer):
+            if left:
+                ids, offsets = part.ids[:left], part.offsets[:left]
+                parts.append(msgspec.structs.replace(part, ids=ids, offsets=offsets))
+                left -= len(ids)
+        return asked, parts
+
     def score(self, query: str, products: Sequence[Sequence[int]], deadline: float = float("inf")) -> Scores:
         """Logits of the query with each product's token ids.
 
         `deadline` is a reading of `time.monotonic()`; it is looked at before every micro-batch, as a forward pass
         cannot be cancelled.
         """
-        layout = self.bundle.description.layout
         asked = query_ids(query, self._recipe, self._tokenizer)
-        pairs = [pair(asked, product, layout, self._recipe.max_tokens) for product in products]
+        return self.score_pairs([(asked, product) for product in products], deadline)
+
+    def score_pairs(
+        self, token_pairs: Sequence[tuple[Sequence[int], Sequence[int]]], deadline: float = float("inf")
+    ) -> Scores:
+        """Logits of pairs of a query's and a product's token ids; otherwise as `score`."""
+        layout = self.bundle.description.layout
+        pairs = [pair(query, product, layout, self._recipe.max_tokens) for query, product in token_pairs]
         values = np.full(len(pairs), np.nan)
         scored = 0
         for batch in _micro_batches([ids for ids, _ in pairs]):

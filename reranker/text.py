@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 # Longer text is cut before tokenising: no recipe has room for it, and tokenising is not free.
 MAX_FIELD_CHARACTERS = 4000
@@ -47,37 +47,67 @@ def field_text(value: Any) -> str:
     return str(value)
 
 
-def product_ids(product: Mapping[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a product without special tokens; missing fields are left out, never an error."""
-    texts, budgets = [], []
+class Part(msgspec.Struct, frozen=True):
+    """A field of a product, or a query, as a model reads it: `text` begins with the label, the field's own text at
+    `begins`; `ids` are cut to the budget and `offsets` say which characters (start, end) each of them stands for."""
+
+    field: str
+    text: str
+    begins: int
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def product_parts(product: Mapping[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> list[Part]:
+    """A product field by field, in the recipe's order; missing fields are left out, never an error.
+
+    The product prefix, where the recipe has one, comes first as a part without a field.
+    """
+    names, labels, texts, budgets = [], [], [], []
+    if recipe.product_prefix:
+        names, labels, texts, budgets = [""], [""], [recipe.product_prefix], [recipe.max_tokens]
     for field in recipe.fields:
         text = field_text(product.get(field.name)).strip()[:MAX_FIELD_CHARACTERS]
         if text:
-            texts.append(f"{field.label} {text}" if field.label else text)
+            names.append(field.name)
+            labels.append(f"{field.label} " if field.label else "")
+            texts.append(labels[-1] + text)
             budgets.append(field.tokens)
-    prefix = _encode([recipe.product_prefix], tokenizer)[0] if recipe.product_prefix else []
-    ids = list(prefix)
-    for encoded, budget in zip(_encode(texts, tokenizer), budgets, strict=True):
-        ids += encoded[:budget]
+    rows = zip(names, labels, texts, budgets, _encode(texts, tokenizer), strict=True)
+    return [
+        Part(name, text, len(label), list(encoded.ids[:budget]), list(encoded.offsets[:budget]))
+        for name, label, text, budget, encoded in rows
+    ]
+
+
+def product_ids(product: Mapping[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a product without special tokens; missing fields are left out, never an error."""
+    ids = [token for part in product_parts(product, recipe, tokenizer) for token in part.ids]
     return ids[: recipe.max_tokens]
 
 
 def text_ids(text: str, recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
     """Token ids of a bare text that stands for a product."""
     whole = f"{recipe.product_prefix} {text}".strip() if recipe.product_prefix else text
-    return _encode([whole[:MAX_FIELD_CHARACTERS]], tokenizer)[0][: recipe.max_tokens]
+    return list(_encode([whole[:MAX_FIELD_CHARACTERS]], tokenizer)[0].ids[: recipe.max_tokens])
+
+
+def query_part(query: str, recipe: Recipe, tokenizer: Tokenizer) -> Part:
+    """A query as a model reads it, without special tokens, cut at `max_query_tokens`."""
+    prefix = f"{recipe.query_prefix} " if recipe.query_prefix else ""
+    text = f"{prefix}{query}".strip() if prefix else query
+    encoded = _encode([text[:MAX_FIELD_CHARACTERS]], tokenizer)[0]
+    end = recipe.max_query_tokens
+    return Part("query", text, len(prefix), list(encoded.ids[:end]), list(encoded.offsets[:end]))
 
 
 def query_ids(query: str, recipe: Recipe, tokenizer: Tokenizer) -> list[int]:
     """Token ids of a query without special tokens, cut at `max_query_tokens`."""
-    text = f"{recipe.query_prefix} {query}".strip() if recipe.query_prefix else query
-    return _encode([text[:MAX_FIELD_CHARACTERS]], tokenizer)[0][: recipe.max_query_tokens]
+    return query_part(query, recipe, tokenizer).ids
 
 
-def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    if not texts:
-        return []
-    return [list(item.ids) for item in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoding]:
+    return tokenizer.encode_batch(list(texts), add_special_tokens=False) if texts else []
 
 
 def pack_ids(ids: Sequence[int]) -> str:

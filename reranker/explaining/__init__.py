@@ -1,0 +1,5 @@
+"""Why a hit stands where it stands: what moved its scores, measured, and told in English or Chinese."""
+
+from reranker.explaining.explained import Explained, ExplainedHit, explain
+
+__all__ = ["Explained", "ExplainedHit", "explain"]

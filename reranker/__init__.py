@@ -2,8 +2,20 @@
 
 from reranker.documents import Scored, rerank, rerank_response
 from reranker.encoder import Encoder
+from reranker.explaining import Explained, explain
 from reranker.retrieval import Filters
 from reranker.scoring import CrossEncoder
 from reranker.search import Page, Searcher
 
-__all__ = ["CrossEncoder", "Encoder", "Filters", "Page", "Scored", "Searcher", "rerank", "rerank_response"]
+__all__ = [
+    "CrossEncoder",
+    "Encoder",
+    "Explained",
+    "Filters",
+    "Page",
+    "Scored",
+    "Searcher",
+    "explain",
+    "rerank",
+    "rerank_response",
+]

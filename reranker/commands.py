@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +23,56 @@ from reranker.scoring import CrossEncoder
 from reranker.search import Page, Searcher
 
 
+def first_stage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that `search` and `explain` share: `mode`, `window`, and `filters` made of the others."""
+
+    @wraps(command)
+    def with_filters(
+        *,
+        min_price: float | None,
+        max_price: float | None,
+        brand: tuple[str, ...],
+        category: tuple[str, ...],
+        min_rating: float | None,
+        **others: Any,
+    ) -> None:
+        command(filters=Filters(min_price, max_price, brand, category, min_rating), **others)
+
+    options = (
+        click.option("--mode", type=click.Choice(MODES), help="First stage. [default: search.mode, hybrid]"),
+        click.option("--window", type=int, help="How many first-stage hits are rescored. [default: search.window, 50]"),
+        click.option("--min-price", type=float),
+        click.option("--max-price", type=float),
+        click.option("--brand", multiple=True, help="Only this brand; may be given again."),
+        click.option(
+            "--category", multiple=True, help='Only this category path, e.g. "Toys > Games"; may be given again.'
+        ),
+        click.option("--min-rating", type=float),
+    )
+    for option in reversed(options):
+        option(with_filters)
+    return with_filters
+
+
 @click.command(name="search", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("query")
 @click.option("--index", required=True, help="Index or alias to search.")
-@click.option("--mode", type=click.Choice(MODES), help="First stage. [default: search.mode, hybrid]")
-@click.option("--window", type=int, help="How many first-stage hits are rescored. [default: search.window, 50]")
 @click.option("--size", type=int, help="Hits on a page. [default: search.size, 10]")
 @click.option("--from", "start", type=int, default=0, show_default=True, help="Hits before this page.")
 @click.option("--no-rerank", is_flag=True, help="Show the first stage as it is.")
 @click.option("--deadline-ms", type=float, help="Give up rescoring after this long. [default: search.deadline_ms]")
-@click.option("--min-price", type=float)
-@click.option("--max-price", type=float)
-@click.option("--brand", multiple=True, help="Only this brand; may be given again.")
-@click.option("--category", multiple=True, help='Only this category path, e.g. "Toys > Games"; may be given again.')
-@click.option("--min-rating", type=float)
+@first_stage_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def search_command(
     query: str,
     index: str,
-    mode: str | None,
-    window: int | None,
     size: int | None,
     start: int,
     no_rerank: bool,
     deadline_ms: float | None,
-    min_price: float | None,
-    max_price: float | None,
-    brand: tuple[str, ...],
-    category: tuple[str, ...],
-    min_rating: float | None,
+    mode: str | None,
+    window: int | None,
+    filters: Filters,
     as_json: bool,
 ) -> None:
     """Search an index and rerank the first hits.
@@ -69,7 +92,7 @@ def search_command(
         window=window,
         size=size,
         start=start,
-        filters=Filters(min_price, max_price, brand, category, min_rating),
+        filters=filters,
         rerank=not no_rerank,
         deadline_ms=deadline_ms,
     )

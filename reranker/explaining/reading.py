@@ -98,12 +98,9 @@ def read(
     turn), then the query's own words. A product's figures do not depend on the others. Never raises for a fault of
     the model: the status is then `error`.
     """
-    readings, tiers = [], []
-    for product in products:
-        reading, steps = _steps(prepare(query, product, reranker))
-        readings.append(reading)
-        tiers.append(steps)
-    steps = [step for tier in zip(*tiers, strict=True) for step in _in_turn(tier)]
+    prepared = [_steps(prepare(query, product, reranker)) for product in products]
+    readings = [reading for reading, _ in prepared]
+    steps = [step for tier in zip(*(tiers for _, tiers in prepared), strict=True) for step in _in_turn(tier)]
     scored, status, reason = _measure(steps, reranker, deadline)
     for reading in readings:
         reading.fields.sort(key=_strength)

@@ -16,7 +16,8 @@ from rich.text import Text
 from indexer import settings as config
 from indexer.terminal import emit_json, out
 from reranker.commands import first_stage_options
-from reranker.explaining.explained import MAX_HITS, TIME_LIMIT_MS, Explained, ExplainedHit, Language, explain
+from reranker.explaining.explained import Explained, ExplainedHit, Language
+from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain
 from reranker.explaining.reading import FieldEffect, WordEffect
 from reranker.retrieval import Filters
 from reranker.search import Searcher

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reranker.explaining.explained import ExplainedHit, FilterHeld
 from reranker.explaining.reading import FieldEffect, WordEffect
 from reranker.explaining.terms import Term
 from reranker.text import field_text
-
-if TYPE_CHECKING:
-    from reranker.explaining.explained import ExplainedHit, FilterHeld
 
 _LEAST_POINTS = 0.01  # of the final score
 _LEAST_LOGITS = 0.05

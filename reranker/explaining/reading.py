@@ -140,7 +140,7 @@ def prepare(query: str, product: Mapping[str, Any], reranker: CrossEncoder) -> P
         if not part.field or not part.ids:
             continue
         own = words(part, asked.text)
-        end = max(part.begins, part.offsets[-1][1], *(word.end for word in own), 0)
+        end = max(part.begins, part.offsets[-1][1], *(word.end for word in own))
         fields.append((FieldEffect(part.field, part.text[part.begins : end]), set(range(begins, len(whole)))))
         found += [(part, word, {begins + at for at in word.tokens}) for word in own]
     query_words = [(asked, word, set(word.tokens)) for word in words(asked, "")]

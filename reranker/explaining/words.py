@@ -49,9 +49,13 @@ def words(part: Part, query: str) -> list[Word]:
 
 
 def _spans(part: Part, pieces: Sequence[Span], query: str) -> Iterator[Span]:
+    read = pieces[-1][1] if pieces else 0
     for match in _WORD.finditer(part.text, part.begins):
+        if match.start() >= read:
+            return
         if "㐀" <= match.group()[0] <= "鿿":
-            yield from _han_words(part.text, match.start(), match.end(), pieces, query)
+            end = min(match.end(), read + _LONGEST)  # what lies behind was not read, and may be long
+            yield from _han_words(part.text, match.start(), end, pieces, query)
         else:
             yield match.span()
 
@@ -67,7 +71,7 @@ def _han_words(text: str, start: int, end: int, pieces: Sequence[Span], query: s
     """A run of Han characters, cut first around what the query has too (two characters or more)."""
     at = behind = start
     while at < end:
-        length = next((n for n in range(end - at, 1, -1) if text[at : at + n] in query), 0)
+        length = next((n for n in range(min(end - at, len(query)), 1, -1) if text[at : at + n] in query), 0)
         if not length:
             at += 1
             continue
@@ -96,6 +100,5 @@ def _cut(start: int, end: int, pieces: Sequence[Span]) -> list[Span]:
 
 def _pairs(start: int, end: int) -> list[Span]:
     """By twos, the last by three where the count is odd."""
-    if end - start <= 3:
-        return [(start, end)] if end > start else []
-    return [(start, start + 2), *_pairs(start + 2, end)]
+    starts = range(start, max(end - 1, start + 1), 2) if end > start else ()
+    return [(at, end if end - at <= 3 else at + 2) for at in starts]

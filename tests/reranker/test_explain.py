@@ -21,7 +21,7 @@ from reranker.explaining.terms import Term, terms
 from reranker.explaining.words import words
 from reranker.rescore import Candidate, rescore
 from reranker.scoring import CrossEncoder
-from reranker.text import Part
+from reranker.text import MAX_FIELD_CHARACTERS, Part
 
 BOTTLE = {
     "title": "Tarnmoor Kid's Water Bottle, 14-oz, w/o straw",
@@ -194,9 +194,10 @@ def test_a_model_that_fails_is_an_error_and_no_crash(reranker: CrossEncoder, mon
 
 
 def test_words_are_bounded_whatever_the_text(reranker: CrossEncoder) -> None:
-    text = " ".join(f"w{at}" for at in range(500))
-    prepared = prepare(ENGLISH, {"title": text, "bullets": text}, reranker)
-    assert 0 < len(prepared.words) <= MAX_WORDS
+    for text in (" ".join(f"w{at}" for at in range(500)), "保温杯套" * 1_000, "x" * 4_000, "🙂" * 4_000):
+        prepared = prepare("保温杯" * 300, {"title": text, "bullets": text}, reranker)
+        assert len(prepared.words) <= MAX_WORDS
+        assert all(len(effect.text) <= MAX_FIELD_CHARACTERS for effect, _ in prepared.fields)
 
 
 @pytest.mark.parametrize("query", [ENGLISH, CHINESE, "slate chair under $10"])

@@ -54,13 +54,21 @@ Fall = tuple[float, float]  # named first, at random
 @click.command()
 @click.option("--data", envvar="SHELFRANK_DATA", type=click.Path(file_okay=False, path_type=Path), default=Path("data"))
 @click.option("--queries", "count", type=click.IntRange(1), help="Only the first so many queries.")
-@click.option("--hits", default=2, show_default=True, help="Products explained a query.")
+@click.option("--minutes", type=float, default=float("inf"), help="Stop after so long with what was measured by then.")
+@click.option("--hits", default=1, show_default=True, help="Products explained a query.")
 @click.option("--seeds", default=5, show_default=True, help="Random draws that each figure is compared with.")
 @click.option("--timing", is_flag=True, help="Measure how long the best hit's explanation takes, and nothing else.")
 @click.option("--chinese-words", is_flag=True, help="Measure where Chinese words are cut, and nothing else.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
-    data: Path, count: int | None, hits: int, seeds: int, timing: bool, chinese_words: bool, as_json: bool
+    data: Path,
+    count: int | None,
+    minutes: float,
+    hits: int,
+    seeds: int,
+    timing: bool,
+    chinese_words: bool,
+    as_json: bool,
 ) -> None:
     """Measure how faithful explanations are, and how long they take."""
     if chinese_words:
@@ -76,8 +84,12 @@ def main(
     asked = [query for query in read_queries(folder / "queries.tsv") if query.id in qrels][:count]
     falls: dict[str, list[list[Fall]]] = defaultdict(list)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    until, done = time.monotonic() + minutes * 60, 0
     with progress() as bar:
         for query in bar.track(asked, description="explaining"):
+            if time.monotonic() > until:
+                break
+            done += 1
             pool = [products[key] for key in qrels[query.id] if key in products]
             text = bounded(query.text)
             best = _best(text, pool, reranker)[:hits]
@@ -88,9 +100,9 @@ def main(
     found = {name: _summary(rows) for name, rows in falls.items()}
     taken = {name: _taken(rows) for name, rows in times.items()}
     if as_json:
-        emit_json({"queries": len(asked), "hits": hits, "seeds": seeds, "differences": found, "time": taken})
+        emit_json({"queries": done, "hits": hits, "seeds": seeds, "differences": found, "time": taken})
         return
-    title = f"{len(asked)} queries, {hits} hits each, {seeds} random draws"
+    title = f"{done} of {len(asked)} queries, {hits} hits each, {seeds} random draws"
     out.print(_time_table(taken) if timing else _table(found, title))
 
 

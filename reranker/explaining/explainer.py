@@ -14,6 +14,7 @@ from reranker.explaining.sentences import tell
 from reranker.explaining.terms import Term, terms
 from reranker.rescore import remaining_until
 from reranker.retrieval import Filters, bounded
+from reranker.scoring import CrossEncoder
 from reranker.search import Page, Ranked, Searcher
 from reranker.text import field_text
 
@@ -78,21 +79,35 @@ def explain(
         picked = page.hits[start : start + size]
     else:
         picked = sorted((by_id[each] for each in wanted if each in by_id), key=lambda hit: hit.rank)
-    text = bounded(query)
-    readings = _read(searcher, text, page, picked, remaining_until(time_limit_ms))
-    hits = _explained(searcher, text, page, picked, readings, filters or Filters())
-    summary = {name: getattr(readings, name) for name in ("status", "reason", "scored", "pairs")}
-    told = Explained(text, index, language, page.total, page.rerank, summary, hits, [], {})
+    told = explain_page(
+        index, bounded(query), page, picked, searcher.reranker, filters or Filters(), time_limit_ms, language
+    )
     told.not_found = [each for each in wanted or () if each not in by_id]
+    told.took_ms["search"] = round((searched - began) * 1000, 2)
+    told.took_ms["total"] = round((time.monotonic() - began) * 1000, 2)
+    return told
+
+
+def explain_page(
+    index: str,
+    query: str,
+    page: Page,
+    picked: Sequence[Ranked],
+    reranker: CrossEncoder | None,
+    filters: Filters,
+    time_limit_ms: float,
+    language: Language,
+) -> Explained:
+    """Why the picked hits of a page stand where they stand; the page holds the whole window, with the fields that the
+    reranker reads."""
+    began = time.monotonic()
+    readings = _read(reranker, query, picked, remaining_until(time_limit_ms))
+    hits = _explained(reranker, query, page, picked, readings, filters)
+    summary = {name: getattr(readings, name) for name in ("status", "reason", "scored", "pairs")}
     for hit in hits:
         hit.text = tell(hit, page.rerank, summary, language)
-    done = time.monotonic()
-    told.took_ms = {
-        "search": round((searched - began) * 1000, 2),
-        "read": round((done - searched) * 1000, 2),
-        "total": round((done - began) * 1000, 2),
-    }
-    return told
+    took = {"read": round((time.monotonic() - began) * 1000, 2)}
+    return Explained(query, index, language, page.total, page.rerank, summary, hits, [], took)
 
 
 def _check(hits: int, time_limit_ms: float, language: str) -> None:
@@ -104,21 +119,26 @@ def _check(hits: int, time_limit_ms: float, language: str) -> None:
         raise UsageError(f"Unknown language {language!r}; use one of {', '.join(get_args(Language))}.")
 
 
-def _read(searcher: Searcher, query: str, page: Page, picked: Sequence[Ranked], deadline: float) -> Readings:
+def _read(reranker: CrossEncoder | None, query: str, picked: Sequence[Ranked], deadline: float) -> Readings:
     """Readings of the hits that were rescored; empty ones of the others."""
     rescored = [hit for hit in picked if hit.scores["rerank"] is not None]
-    if searcher.reranker is None or not rescored:
+    if reranker is None or not rescored:
         return Readings("skipped", "none of these hits was rescored", [Reading() for _ in picked], 0, 0)
-    found = read(query, [hit.source for hit in rescored], searcher.reranker, deadline)
+    found = read(query, [hit.source for hit in rescored], reranker, deadline)
     by_id = dict(zip((hit.id for hit in rescored), found.readings, strict=True))
     found.readings = [by_id.get(hit.id, Reading()) for hit in picked]
     return found
 
 
 def _explained(
-    searcher: Searcher, query: str, page: Page, picked: Sequence[Ranked], readings: Readings, filters: Filters
+    reranker: CrossEncoder | None,
+    query: str,
+    page: Page,
+    picked: Sequence[Ranked],
+    readings: Readings,
+    filters: Filters,
 ) -> list[ExplainedHit]:
-    taken_apart = _terms(searcher, query, page)
+    taken_apart = _terms(reranker, query, page)
     by_rerank = sorted(
         (hit for hit in page.hits if hit.scores["rerank"] is not None),
         key=lambda hit: (-(hit.scores["rerank"] or 0.0), hit.first_stage_rank),
@@ -148,9 +168,9 @@ def _explained(
     return hits
 
 
-def _terms(searcher: Searcher, query: str, page: Page) -> dict[str, list[Term]]:
+def _terms(reranker: CrossEncoder | None, query: str, page: Page) -> dict[str, list[Term]]:
     """Terms of every hit of the window by id; none where the window was not reordered."""
-    if page.rerank["status"] != "applied" or searcher.reranker is None:
+    if page.rerank["status"] != "applied" or reranker is None:
         return {}
     window = sorted(page.hits, key=lambda hit: hit.first_stage_rank)[: page.rerank["window"]]
     found = terms(
@@ -158,7 +178,7 @@ def _terms(searcher: Searcher, query: str, page: Page) -> dict[str, list[Term]]:
         [hit.source for hit in window],
         [hit.scores["first_stage"] or 0.0 for hit in window],
         [hit.scores["rerank"] or 0.0 for hit in window],
-        searcher.reranker.bundle.description.weights,
+        reranker.bundle.description.weights,
         page.rerank["blend"],
     )
     return dict(zip((hit.id for hit in window), found, strict=True))

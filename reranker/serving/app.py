@@ -171,7 +171,7 @@ def problem(request: Request, status: int, message: str, headers: dict[str, str]
         body = {"error": {"message": message, "type": kind, "code": status}}
     elif path == "/rerank":
         body = {"error": message, "error_type": "Overloaded" if status == 503 else "Validation"}
-    elif getattr(request.scope.get("route"), "path", "").startswith(gateway_api.CATCH_ALL):
+    elif getattr(request.scope.get("route"), "path", "") in gateway_api.PATHS:
         cause = {"type": "shelfrank_exception", "reason": message}
         body = {"error": {"root_cause": [cause], **cause}, "status": status}
     return JSONResponse(body, status, headers)

@@ -16,9 +16,13 @@ import msgspec
 
 from indexer.errors import InputError, ShelfrankError
 from indexer.settings import Settings
+from reranker.explaining.explained import Language
+from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain_page
 from reranker.rescore import Candidate, Outcome
+from reranker.retrieval import Filters, Hit
+from reranker.search import Page, arrange
 from reranker.serving import plan as plans
-from reranker.serving.engine import Engine
+from reranker.serving.engine import DEFAULT, Engine
 from reranker.serving.metrics import Metrics
 from reranker.serving.passing import Answer, Passage
 from reranker.serving.plan import Json, Plan
@@ -160,7 +164,27 @@ class Gateway:
         if plan.ask is not None and plan.ask.experiment:
             word["experiment"] = plan.ask.experiment
         word["hits"] = [_scores(place, at, head, outcome) for place, at in enumerate(page, start=plan.start + 1)]
+        if plan.ask is not None and plan.ask.explain:
+            word["explained"] = await self._explained(plan, index, head, outcome)
         return _with_word(parts, word), outcome.status
+
+    async def _explained(self, plan: Plan, index: str, head: Sequence[Candidate], outcome: Outcome) -> Any:
+        """Why the page's first hits stand where they stand; never worth an error."""
+        listed = arrange([Hit(each.id, each.first_stage, dict(each.fields)) for each in head], outcome)
+        page = Page(listed, len(listed), outcome.summary(), {})
+        picked = listed[plan.start : plan.start + min(plan.size, MAX_HITS)]
+        reranker = self.engine.rerankers.get(plan.bundle or DEFAULT)
+
+        language: Language = plan.ask.language if plan.ask else "en"
+
+        def told() -> Any:
+            found = explain_page(index, plan.query, page, picked, reranker, Filters(), TIME_LIMIT_MS, language)
+            return msgspec.to_builtins({"reading": found.reading, "hits": found.hits, "took_ms": found.took_ms})
+
+        try:
+            return await self.engine.run(told)
+        except Exception as error:  # noqa: BLE001 - the page is there, whatever is wrong with what is said of it
+            return {"reading": {"status": "error", "reason": f"{type(error).__name__}: {error}"}, "hits": []}
 
 
 def _index_of(header: bytes, otherwise: str) -> str:

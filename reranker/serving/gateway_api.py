@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
@@ -16,8 +17,42 @@ from reranker.serving.passing import Answer, decoded, passes
 router = APIRouter()
 
 CATCH_ALL = "/{path:path}"
+PATHS = (CATCH_ALL, "/{index}/_search", "/{index}/_msearch")
 _METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD"]
 _JSON = ("", "application/json", "application/x-ndjson")
+
+
+_SEARCH = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "query": {"match": {"title": "steel bottle without straw"}},
+                    "size": 10,
+                    "ext": {"shelfrank": {"window": 50, "deadline_ms": 500, "explain": False}},
+                },
+            }
+        }
+    }
+}
+_MSEARCH = {"requestBody": {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A wrong `ext.shelfrank`, or what the cluster refuses, in OpenSearch's shape."},
+    502: {"description": "The cluster cannot be reached."},
+}
+
+
+@router.post(PATHS[1], summary="OpenSearch's own search, reranked", openapi_extra=_SEARCH, responses=_ANSWERS)
+async def search(request: Request, index: str) -> Response:
+    """Takes what OpenSearch takes and returns what it returns; `ext.shelfrank` says how to rerank, and what came of it."""
+    return await cluster(request)
+
+
+@router.post(PATHS[2], summary="Several searches, each reranked", openapi_extra=_MSEARCH, responses=_ANSWERS)
+async def msearch(request: Request, index: str) -> Response:
+    """Pairs of lines, as OpenSearch takes them; each search may have its own `ext.shelfrank`."""
+    return await cluster(request)
 
 
 @router.api_route(CATCH_ALL, methods=_METHODS, include_in_schema=False)

@@ -11,6 +11,7 @@ import msgspec
 from indexer.errors import InputError
 from indexer.settings import Policy, Settings
 from reranker import signals
+from reranker.explaining.explained import Language
 from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Status
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder
@@ -46,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=60_000)] | None = None
     bundle: Annotated[str, msgspec.Meta(max_length=100)] = ""
     explain: bool = False
+    language: Language = "en"
     experiment: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from indexer import client as clusters
 from indexer.errors import ShelfrankError
 from reranker.commands import page_json
+from reranker.explaining.explained import Explained, Language
+from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain
 from reranker.rescore import untouched
 from reranker.retrieval import MODES, Filters, Retriever
 from reranker.search import MAX_REACH, MAX_WINDOW, Page, Searcher
@@ -43,7 +45,7 @@ class FilterRequest(BaseModel):
     ids: Annotated[list[Short], Field(max_length=1000)] = []
 
 
-class SearchRequest(BaseModel):
+class Search(BaseModel):
     """A search by shelfrank's own first stage; what is left out is as the settings say."""
 
     model_config = ConfigDict(
@@ -62,10 +64,28 @@ class SearchRequest(BaseModel):
     weight: Annotated[float, Field(ge=0, le=1)] | None = None
     bundle: Short = ""
     rerank: bool = True
-    deadline_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
     filters: FilterRequest = FilterRequest()
+
+    def narrowed(self) -> Filters:
+        """The filters, as the first stage takes them."""
+        return msgspec.convert(self.filters.model_dump(), Filters)
+
+
+class SearchRequest(Search):
+    """A search, and what to show of each hit."""
+
+    deadline_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
     fields: Annotated[list[Short], Field(max_length=100)] | None = None
     client_id: Short = ""
+
+
+class ExplainRequest(Search):
+    """A search, and which of its hits to explain: those of a page, or those of `ids` wherever they stand."""
+
+    size: Annotated[int, Field(ge=1, le=MAX_HITS)] | None = 3
+    ids: Annotated[list[Short], Field(min_length=1, max_length=MAX_HITS)] | None = None
+    language: Language = "en"
+    time_limit_ms: Annotated[float, Field(ge=0, le=10_000)] = TIME_LIMIT_MS
 
 
 class EventRequest(BaseModel):
@@ -122,7 +142,6 @@ class Shop:
 def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
     """One page; a reranker that is missing or left alone is told as such."""
     why = engine.unavailable(asked.bundle) if asked.rerank else ""
-    filters = asked.filters
     page = shop.searcher(asked.bundle, asked.weight).search(
         asked.index,
         asked.query,
@@ -130,14 +149,7 @@ def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
         window=asked.window,
         size=asked.size,
         start=asked.start,
-        filters=Filters(
-            filters.min_price,
-            filters.max_price,
-            tuple(filters.brands),
-            tuple(filters.categories),
-            filters.min_rating,
-            tuple(filters.ids),
-        ),
+        filters=asked.narrowed(),
         rerank=asked.rerank and not why,
         fields=asked.fields,
         deadline_ms=asked.deadline_ms,
@@ -166,6 +178,33 @@ async def search(request: Request, asked: SearchRequest) -> dict[str, Any]:
         row = ubi.query_row(query_id, asked.client_id, asked.query, asked.index, [hit.id for hit in page.hits], _now())
         request.app.state.ubi.put(ubi.QUERIES, row)
     return {"query_id": query_id, "query": asked.query, "index": asked.index, **page_json(page)}
+
+
+@router.post("/v1/explain", summary="Why hits stand where they stand")
+async def explained(request: Request, asked: ExplainRequest) -> dict[str, Any]:
+    """The same search again, its hits taken apart: scores, terms, fields, words, and sentences about them."""
+    engine: Engine = request.app.state.engine
+    shop: Shop = request.app.state.shop
+
+    def told() -> Explained:
+        return explain(
+            shop.searcher(asked.bundle, asked.weight),
+            asked.index,
+            asked.query,
+            ids=asked.ids,
+            mode=asked.mode,
+            window=asked.window,
+            size=asked.size or 0,
+            start=asked.start,
+            filters=asked.narrowed(),
+            rerank=asked.rerank,
+            time_limit_ms=asked.time_limit_ms,
+            language=asked.language,
+            deadline_ms=float(engine.settings.serve.rerank_deadline_ms),
+        )
+
+    answer: dict[str, Any] = msgspec.to_builtins(await engine.run(told))
+    return answer
 
 
 @router.post("/v1/events", status_code=202, summary="Write down what a shopper did with a result")

@@ -172,5 +172,14 @@ class Engine:
             self._waiting -= 1
             self.metrics.waiting.set(max(0, self._waiting - serve.workers))
 
+    async def model(self, work: Callable[[], T]) -> T:
+        """`run` for what has no first stage to fall back to: any fault of a model is a ShelfrankError."""
+        try:
+            return await self.run(work)
+        except ShelfrankError:
+            raise
+        except Exception as error:
+            raise ShelfrankError(f"The model failed: {type(error).__name__}: {error}") from error
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -45,7 +45,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.post(PATHS[1], summary="OpenSearch's own search, reranked", openapi_extra=_SEARCH, responses=_ANSWERS)
 async def search(request: Request, index: str) -> Response:
-    """Takes what OpenSearch takes and returns what it returns; `ext.shelfrank` says how to rerank, and what came of it."""
+    """Takes what OpenSearch takes and returns what it returns; `ext.shelfrank` says how to rerank, and what it did."""
     return await cluster(request)
 
 

@@ -192,7 +192,7 @@ def test_a_cluster_that_goes_and_comes_back(patient: Settings, own_node: Node) -
         asked = {"index": "things", "query": "cup", "mode": "bm25"}
         assert found.http.post("/v1/search", json=asked).status_code == 502
         nodes.start(own_node)
-        assert found.http.get("/readyz").status_code == 200
+        wait(lambda: found.http.get("/readyz").status_code == 200)
         assert found.search("things", body).json()["ext"]["shelfrank"]["status"] == "applied"
 
 

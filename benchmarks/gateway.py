@@ -136,9 +136,8 @@ def main(rates: str, seconds: float, window: int, deadline_ms: float, as_json: b
     for row in rows:
         fallen = 1 - row.statuses.get("applied", 0) / row.answered if row.way == "reranked" else 0.0
         shown = f"{fallen:.1%}" if row.way == "reranked" else ""
-        print(
-            f"| {row.way} | {row.rate:g} | {row.throughput} | {row.p50} | {row.p95} | {row.p99} | {shown} | {row.failed} |"
-        )
+        cells = (row.way, f"{row.rate:g}", row.throughput, row.p50, row.p95, row.p99, shown, row.failed)
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from reranker.serving import gateway_api, rerank_api, search_api, ubi
 from reranker.serving.access import KEY_HEADER, DeniedError, check
 from reranker.serving.engine import BusyError, Engine
 from reranker.serving.gateway import Gateway
-from reranker.serving.guard import Guard, TooLargeError, TooSlowError
+from reranker.serving.guard import Guard
 from reranker.serving.keys import Keys
 from reranker.serving.metrics import Metrics
 from reranker.serving.passing import Passage
@@ -117,8 +117,6 @@ def _health(app: FastAPI) -> None:
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InputError, 400),
     (UsageError, 400),
-    (TooLargeError, 413),
-    (TooSlowError, 408),
     (BusyError, 503),
     (ClusterError, 502),
     (ShelfrankError, 503),
@@ -130,15 +128,8 @@ def _failures(app: FastAPI) -> None:
 
     async def failed(request: Request, error: Exception) -> Response:
         status = next(code for kind, code in _STATUS if isinstance(error, kind))
-        message = str(error)
-        if isinstance(error, TooLargeError):
-            message = f"The body has more than {request.app.state.settings.serve.max_body_bytes} bytes."
-        elif isinstance(error, TooSlowError):
-            message = f"The body did not come within {request.app.state.settings.serve.read_timeout_s:g} s."
         headers = {"retry-after": "1"} if isinstance(error, BusyError) else {}
-        if status in (408, 413):
-            headers["connection"] = "close"  # the rest of the body is not read
-        return problem(request, status, message, headers)
+        return problem(request, status, str(error), headers)
 
     async def denied(request: Request, error: Exception) -> Response:
         assert isinstance(error, DeniedError)

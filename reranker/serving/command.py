@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -46,6 +48,8 @@ def serve(host: str | None, port: int | None, index: str | None, ubi: bool | Non
     _check(settings)
     _logs()
     app = create(settings)
+    # uvicorn sends itself the signal that it has obeyed; a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.Server(configured(app, chosen)).run()
 
 

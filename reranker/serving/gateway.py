@@ -112,7 +112,7 @@ class Gateway:
             return plans.widened(plan, self.engine.reranker(plan.bundle), params)
         except ShelfrankError as error:
             plan.skip, plan.status = str(error), "error"
-        except (msgspec.DecodeError, AttributeError):
+        except (msgspec.DecodeError, AttributeError, RecursionError):
             plan.skip = "the body holds what OpenSearch itself will refuse"
         return plan
 
@@ -190,7 +190,7 @@ class Gateway:
 def _index_of(header: bytes, otherwise: str) -> str:
     try:
         index = msgspec.json.decode(header, type=dict[str, Any]).get("index", otherwise)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return otherwise
     return ",".join(map(str, index)) if isinstance(index, list) else str(index)
 

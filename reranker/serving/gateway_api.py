@@ -113,7 +113,7 @@ async def _body(request: Request, limit: int) -> bytes:
     except zlib.error as error:
         raise InputError(f"The body is not gzip: {error}.") from error
     if unpacker.unconsumed_tail:
-        raise TooLargeError
+        raise TooLargeError(limit)
     return plain
 
 

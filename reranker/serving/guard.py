@@ -10,6 +10,7 @@ import time
 import uuid
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.settings import Serve
@@ -19,12 +20,23 @@ log = logging.getLogger("shelfrank.access")
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
-class TooLargeError(Exception):
-    """The body is larger than `serve.max_body_bytes` (413)."""
+_CLOSE = {"connection": "close"}  # the rest of the body is not read
 
 
-class TooSlowError(Exception):
-    """The body did not come within `serve.read_timeout_s` (408)."""
+class TooLargeError(HTTPException):
+    """The body is larger than it may be (413)."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            413, f"The body has more than {most} bytes, the most that is read (serve.max_body_bytes).", _CLOSE
+        )
+
+
+class TooSlowError(HTTPException):
+    """The body did not come in time (408)."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(408, f"The body did not come within {seconds:g} s (serve.read_timeout_s).", _CLOSE)
 
 
 class Guard:
@@ -72,14 +84,14 @@ class Guard:
             if finished:
                 return await receive()
             if declared.isdigit() and int(declared) > self.serve.max_body_bytes:
-                raise TooLargeError
+                raise TooLargeError(self.serve.max_body_bytes)
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, over - time.monotonic()))
             except TimeoutError as error:
-                raise TooSlowError from error
+                raise TooSlowError(self.serve.read_timeout_s) from error
             room -= len(message.get("body", b""))
             if room < 0:
-                raise TooLargeError
+                raise TooLargeError(self.serve.max_body_bytes)
             finished = not message.get("more_body", False)
             return message
 

@@ -82,7 +82,7 @@ def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str])
     """
     try:
         parts = msgspec.json.decode(body, type=Json) if body.strip() else {}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return Plan(None, body, skip="the body is no JSON object")
     ask, rest = _ask(parts)
     plain = body if ask is None else msgspec.json.encode(rest)
@@ -90,7 +90,7 @@ def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str])
     plan = Plan(ask, plain)
     try:
         _fill(plan, rest, policy, settings, params)
-    except (msgspec.ValidationError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         plan.skip = "the body holds what OpenSearch itself will refuse"
     return plan
 
@@ -99,13 +99,13 @@ def _ask(parts: Json) -> tuple[Ask | None, Json]:
     """`ext.shelfrank`, and the body without it."""
     try:
         extensions = msgspec.json.decode(parts["ext"], type=Json) if "ext" in parts else {}
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, RecursionError):
         return None, parts
     if "shelfrank" not in extensions:
         return None, parts
     try:
         ask = msgspec.json.decode(extensions.pop("shelfrank"), type=Ask)
-    except msgspec.ValidationError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"ext.shelfrank is wrong: {error}.") from error
     rest = {name: value for name, value in parts.items() if name != "ext"}
     if extensions:

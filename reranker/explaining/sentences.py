@@ -22,14 +22,11 @@ _TERM_NAMES = {
     "phrase": ("query words side by side in the title", "标题中相邻的查询词"),
     "focus": ("how much of the title the query speaks of", "标题中查询词的比重"),
     "head": ("how early the title names the thing asked for", "标题中所找物品出现的早晚"),
-    "accessory": ("being an accessory to the thing asked for", "是否只是所找物品的配件"),
     "brand": ("the brand", "品牌"),
     "number": ("numbers of the query", "查询中的数字"),
-    "excluded": ("what the query rules out", "查询所排除的内容"),
     "audience": ("for whom it is", "适用人群"),
     "category": ("the category, beside those of the best first-stage hits", "类目与初检靠前商品的一致程度"),
     "color": ("the colour", "颜色"),
-    "price": ("the price, beside what the query allows", "价格与查询限定的价位"),
 }
 # What a signal's value means where it is one of few.
 _TERM_VALUES = {
@@ -38,15 +35,18 @@ _TERM_VALUES = {
         "a title that names the thing asked for only as what it is for",
         "标题显示它只是所找物品的配件",
     ),
+    ("accessory", 0.0): ("not being named as an accessory to the thing asked for", "标题未显示它只是配件"),
     ("brand", 1.0): ("a brand that the query names", "品牌与查询一致"),
     ("brand", -1.0): ("another brand than the query names", "品牌与查询不一致"),
     ("excluded", 1.0): ("having what the query rules out", "含有查询所排除的内容"),
     ("excluded", -1.0): ("a title that says it lacks what the query rules out", "标题写明不含查询所排除的内容"),
+    ("excluded", 0.0): ("showing nothing of what the query rules out", "未见查询所排除的内容"),
     ("audience", 1.0): ("being for whom the query asks", "适用人群与查询一致"),
     ("audience", -1.0): ("being for others than the query asks", "适用人群与查询不一致"),
     ("color", 1.0): ("a colour that the query names", "颜色与查询一致"),
     ("color", -1.0): ("another colour than the query names", "颜色与查询不一致"),
     ("price", 1.0): ("a price outside what the query allows", "价格超出查询限定的价位"),
+    ("price", 0.0): ("no price outside what the query allows", "价格未超出查询限定的价位"),
 }
 _FIELDS = {
     "title": "标题",

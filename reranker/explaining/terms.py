@@ -51,7 +51,7 @@ def terms(
     found = []
     for hit in range(len(rows)):
         own = [
-            Term(name, weight, round(float(values[hit]), _DECIMALS), float(added[at][hit]), float(averages[at]))
+            Term(name, weight, round(float(values[hit]), _DECIMALS) + 0.0, float(added[at][hit]), float(averages[at]))
             for at, (name, weight, values) in enumerate(columns)
         ]
         found.append(sorted(own, key=lambda term: -abs(term.adds - term.average)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reranker.blend import COLUMNS
 from reranker.explaining.explained import ExplainedHit, FilterHeld
 from reranker.explaining.reading import MAX_WORDS, Reading, prepare, read, without
 from reranker.explaining.sentences import tell
@@ -272,6 +274,18 @@ def test_sentences_say_what_the_numbers_say() -> None:
     assert "lifted by a title that says it lacks what the query rules out (+0.20)" in points
     assert "held back by the first-stage score (−0.15)" in points
     assert "price 59.9, at most 80 asked; brand Kwik, Kwik or Tarn asked" in filters
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_every_signal_has_a_name_in_both_languages(name: str) -> None:
+    fewest = {"accessory": (0.0, 1.0), "price": (0.0, 1.0), "excluded": (-1.0, 0.0, 1.0)}  # values that these take
+    for value in fewest.get(name, (-1.0, 0.0, 0.5, 1.0)):
+        term = Term(name, 1.0, value, 0.5, 0.1)
+        english, chinese = (tell(hit(terms=[term]), APPLIED, COMPLETE, each)[1] for each in ("en", "zh"))
+        assert "(+0.40)" in english
+        assert f"by {name} (" not in english
+        assert "（+0.40）" in chinese
+        assert not re.search("[a-z]", chinese)
 
 
 def test_sentences_say_the_same_in_chinese() -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the lock files: exact versions and sha256 sums for `make demo` and `make test`. Needs uv (pip install uv).
+# Write the lock files: exact versions and sha256 sums for `make demo`, `make test` and the image. Needs uv (pip install uv).
 set -eu
 cd "$(dirname "$0")/../.."
 lock() {
@@ -11,3 +11,4 @@ lock() {
 lock dev.txt --extra embedded --extra train --group dev pyproject.toml
 # The same versions as the tests', so that what was tested is what runs.
 lock demo.txt --extra embedded --constraint deploy/locks/dev.txt pyproject.toml
+lock serve.txt --extra serve --constraint deploy/locks/dev.txt pyproject.toml

@@ -111,7 +111,8 @@ class DeadLetters:
     def __enter__(self) -> DeadLetters:
         # What an earlier run refused would be taken for what this one did.
         try:
-            self.path.unlink(missing_ok=True)
+            if self.path.is_file():  # and not /dev/null or a pipe, which are not ours to take away
+                self.path.unlink()
         except OSError as error:
             raise self._unwritable(error) from error
         return self

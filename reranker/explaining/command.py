@@ -28,8 +28,8 @@ _WORDS = 12  # listed at most
 
 
 @click.command(name="explain", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("index")
 @click.argument("query")
+@click.option("--index", required=True, help="Index or alias to search.")
 @click.option("--top", type=click.IntRange(1, MAX_HITS), default=3, show_default=True, help="How many hits.")
 @click.option("--from", "start", type=click.IntRange(0), default=0, show_default=True, help="Hits before the first.")
 @click.option("--id", "ids", multiple=True, help="This product, wherever it stands; may be given again.")
@@ -44,8 +44,8 @@ _WORDS = 12  # listed at most
 @first_stage_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def explain_command(
-    index: str,
     query: str,
+    index: str,
     top: int,
     start: int,
     ids: tuple[str, ...],
@@ -62,8 +62,8 @@ def explain_command(
 
     \b
     Examples:
-      shelfrank explain shop "quiet keyboard" --top 3 --max-price 80
-      shelfrank explain shop 适合送爸爸的保温杯 --id BOT-11-2 --language zh --json
+      shelfrank explain "quiet keyboard" --index shop --top 3 --max-price 80
+      shelfrank explain 适合送爸爸的保温杯 --index shop --id BOT-11-2 --language zh --json
     """
     settings = config.load()
     needs_vector = (mode or settings.search.mode) != "bm25"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import msgspec
@@ -46,6 +47,14 @@ def test_dead_letters_are_one_json_object_a_line(tmp_path: Path) -> None:
     lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
     assert lines[0] == {"row": 3, "field": "title", "value": "保温杯", "reason": "no title"}
     assert lines[1]["value"] == "half a pair ?"
+
+
+def test_a_device_or_pipe_is_written_to_and_never_taken_away(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with DeadLetters(pipe):
+        pass
+    assert pipe.is_fifo()
 
 
 def test_without_rejections_no_file_is_left_not_even_an_older_one(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def command(node: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calla
 
 
 def test_the_command_prints_json_as_promised(command: Callable[..., Result], shop: str) -> None:
-    result = command(shop, CHINESE, "--top", "2", "--language", "zh", "--max-price", "300", "--json")
+    result = command(CHINESE, "--index", shop, "--top", "2", "--language", "zh", "--max-price", "300", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2]
@@ -154,7 +154,7 @@ def test_the_command_prints_json_as_promised(command: Callable[..., Result], sho
 
 
 def test_the_command_prints_sentences_and_figures(command: Callable[..., Result], shop: str) -> None:
-    result = command(shop, ENGLISH, "--top", "2", "--time-limit-ms", "60000")
+    result = command(ENGLISH, "--index", shop, "--top", "2", "--time-limit-ms", "60000")
     assert result.exit_code == 0, result.output
     assert "#1, was" in result.stdout
     assert "by the reranker's score alone" in " ".join(result.stdout.split())
@@ -163,11 +163,11 @@ def test_the_command_prints_sentences_and_figures(command: Callable[..., Result]
 
 @pytest.mark.parametrize("query", ["[/red] bottle [bold]", "[link=x]瓶[/]"])
 def test_brackets_are_shown_as_they_are(query: str, command: Callable[..., Result], shop: str) -> None:
-    result = command(shop, query, "--mode", "bm25", "--time-limit-ms", "0")
+    result = command(query, "--index", shop, "--mode", "bm25", "--time-limit-ms", "0")
     assert result.exit_code == 0, result.output
     assert query in result.stdout
 
 
 def test_wrong_use_exits_with_2(command: Callable[..., Result], shop: str) -> None:
-    assert command(shop, "cup", "--top", "21").exit_code == 2
-    assert command(shop, "cup", "--language", "fr").exit_code == 2
+    assert command("cup", "--index", shop, "--top", "21").exit_code == 2
+    assert command("cup", "--index", shop, "--language", "fr").exit_code == 2

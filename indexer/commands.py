@@ -37,13 +37,15 @@ def node() -> None:
     SHELFRANK_NODE_HEAP_MB     Java heap (1024)
     SHELFRANK_NODE_USER        whom root runs it as (nobody)
     SHELFRANK_NODE_REPOSITORY  a Maven mirror to fetch from
+    SHELFRANK_NODE_ML_COMMONS  true: with the plugin ml-commons (400 MB)
     """
 
 
 @node.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 means any free one.")
+@click.option("--with-ml", is_flag=True, help="With ml-commons, for OpenSearch's own rerank processor (400 MB).")
 @as_json
-def start(port: int | None, json_output: bool) -> None:
+def start(port: int | None, with_ml: bool, json_output: bool) -> None:
     """Start the node, or find it running; fetches OpenSearch at the first start.
 
     \b
@@ -57,6 +59,7 @@ def start(port: int | None, json_output: bool) -> None:
             "use the embedded node."
         )
     chosen = loaded.node if port is None else msgspec.structs.replace(loaded.node, port=port)
+    chosen = msgspec.structs.replace(chosen, ml_commons=chosen.ml_commons or with_ml)
     info = nodes.start(chosen)
     if json_output:
         emit_json(info)

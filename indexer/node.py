@@ -2,7 +2,7 @@
 
 The node listens on a loopback port and keeps its data between runs. Folders, unless the settings name others:
 
-- cache (jars, 120 MB): the user's cache folder, or `/var/cache/shelfrank` for root;
+- cache (jars, 120 MB; 920 MB with ml-commons): the user's cache folder, or `/var/cache/shelfrank` for root;
 - data: the user's data folder, or `/var/lib/shelfrank/node` for root.
 
 OpenSearch refuses to run as root, so root starts it as `settings.Node.user`, who must be able to enter both.
@@ -110,9 +110,14 @@ def start(
                     f"The node of {folder} already runs on port {last.port}, not {node.port}. Stop it first with "
                     "`shelfrank node stop`, or name another SHELFRANK_NODE_DATA_DIR for a second node."
                 )
+            if node.ml_commons and not last.ml_commons:
+                raise NodeError(
+                    f"The node of {folder} already runs without ml-commons. Stop it first with `shelfrank node stop`; "
+                    "its data stay."
+                )
             _wait(last, folder, timeout_s)
             return NodeInfo(last.url, last.pid, last.port, folder, started_now=False)
-        locked = lock.load()
+        locked = lock.load(ml_commons=node.ml_commons)
         cache = cache_dir(node)
         memory.check(node.heap_mb)
         if node.port:
@@ -125,9 +130,9 @@ def start(
                 "to others. Name another one in SHELFRANK_NODE_CACHE_DIR, such as /var/cache/shelfrank."
             )
         port = process.free_port(node.port, last.port if last else None)
-        process.prepare(folder, port, member)
+        process.prepare(folder, port, member, ml_commons=node.ml_commons)
         pid = process.spawn(process.command(found, home, folder, node.heap_mb), folder, user)
-        state = states.State(pid, port, time.time(), node.heap_mb, locked.opensearch)
+        state = states.State(pid, port, time.time(), node.heap_mb, locked.opensearch, node.ml_commons)
         states.write(folder, state)
         try:
             _wait(state, folder, timeout_s)

@@ -42,7 +42,8 @@ class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The embedded node. Empty folders mean the user's cache and data folders; port 0 means any free one.
 
     Root runs the node as `user`, since OpenSearch refuses to run as root. `repository` is a Maven repository to
-    fetch from (a company's mirror, say) instead of Maven Central.
+    fetch from (a company's mirror, say) instead of Maven Central. `ml_commons` adds the plugin that OpenSearch's own
+    `rerank` processor needs (400 MB to fetch, as much again unpacked).
     """
 
     cache_dir: str = ""
@@ -51,6 +52,7 @@ class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     heap_mb: int = 1024
     user: str = "nobody"
     repository: str = ""
+    ml_commons: bool = False
 
 
 class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

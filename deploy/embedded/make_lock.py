@@ -3,7 +3,8 @@
     python deploy/embedded/make_lock.py
 
 Resolves OpenSearch, its modules and plugins with jgo, downloads each artifact once, and writes
-`indexer/embedded/opensearch.lock.json` with coordinates, sizes, sha256 sums and places. Run it to move to
+`indexer/embedded/opensearch.lock.json` with coordinates, sizes, sha256 sums and places, and beside it
+`ml_commons.lock.json` with what a node with ml-commons has more. Run it to move to
 another OpenSearch version, after changing the versions below; then run the tests of the node.
 """
 
@@ -12,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from jgo.maven import MavenContext, PythonResolver
 
-from indexer.embedded.lock import FILENAME, Artifact, Lock, Module
+from indexer.embedded.lock import FILENAME, ML_COMMONS_FILENAME, Artifact, Lock, Module
 
 OPENSEARCH = "3.6.0"
 PLUGINS = "3.6.0.0"
@@ -60,6 +62,17 @@ MODULES = (
 
 PLUGIN_ZIPS = ("opensearch-knn", "neural-search")
 
+# The plugin expects the security plugin's cryptography beside it, which a repository does not hold.
+BOUNCY_CASTLE = "1.81"
+ML_COMMONS = {
+    ("org.opensearch.plugin", "opensearch-job-scheduler", PLUGINS, "zip"): ["plugins/opensearch-job-scheduler"],
+    ("org.opensearch.plugin", "opensearch-ml-plugin", PLUGINS, "zip"): ["plugins/opensearch-ml"],
+    **{
+        ("org.bouncycastle", name, BOUNCY_CASTLE, "jar"): ["plugins/opensearch-ml"]
+        for name in ("bcpkix-jdk18on", "bcprov-jdk18on", "bcutil-jdk18on")
+    },
+}
+
 Coordinate = tuple[str, str, str, str]
 
 
@@ -93,22 +106,30 @@ def places(context: MavenContext) -> dict[Coordinate, list[str]]:
     return found
 
 
-def lock(context: MavenContext) -> Lock:
-    artifacts = []
-    for (group, name, version, packaging), targets in sorted(places(context).items()):
+def artifacts(context: MavenContext, wanted: Mapping[Coordinate, list[str]]) -> tuple[Artifact, ...]:
+    """Downloads what is wanted, and says of each what the lock file does."""
+    found = []
+    for (group, name, version, packaging), targets in sorted(wanted.items()):
         file = context.project(group, name).at_version(version).artifact(packaging=packaging).resolve()
         data = file.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        artifacts.append(Artifact(group, name, version, packaging, len(data), digest, tuple(targets)))
-    return Lock(OPENSEARCH, JAVA, tuple(module for _, module in MODULES), tuple(artifacts))
+        found.append(Artifact(group, name, version, packaging, len(data), digest, tuple(targets)))
+    return tuple(found)
+
+
+def write(filename: str, made: object, files: Sequence[Artifact]) -> None:
+    target = Path(__file__).parents[2] / "indexer" / "embedded" / filename
+    target.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    print(f"{target}: {len(files)} files, {sum(each.size for each in files) / 1e6:.1f} MB", file=sys.stderr)
 
 
 def main() -> None:
-    target = Path(__file__).parents[2] / "indexer" / "embedded" / FILENAME
     with tempfile.TemporaryDirectory() as cache:
-        made = lock(MavenContext(repo_cache=Path(cache), resolver=PythonResolver(), timeout=60))
-    target.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
-    print(f"{target}: {len(made.artifacts)} files, {made.size / 1e6:.1f} MB", file=sys.stderr)
+        context = MavenContext(repo_cache=Path(cache), resolver=PythonResolver(), timeout=60)
+        more = artifacts(context, ML_COMMONS)
+        write(ML_COMMONS_FILENAME, more, more)
+        files = artifacts(context, places(context))
+        write(FILENAME, Lock(OPENSEARCH, JAVA, tuple(module for _, module in MODULES), files), files)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from indexer.errors import NodeError
 # Most artifacts are small, so the time goes into round trips rather than bytes.
 THREADS = 8
 TIMEOUT_S = 30
-# Unpacked plugins, file system overhead.
+# Modules' descriptors, what unpacking adds to the size of a zip, file system overhead.
 ROOM = 40_000_000
 CACHE_VARIABLE = "SHELFRANK_NODE_CACHE_DIR"
 INSTALL = "pip install 'shelfrank[embedded]'"
@@ -61,7 +61,7 @@ def fetch(artifacts: Sequence[Artifact], folder: Path, repository: str = "", *, 
     if not missing:
         return 0
     size = sum(artifact.size for artifact in missing)
-    disk.check_space(folder, size + ROOM, CACHE_VARIABLE)
+    disk.check_space(folder, sum(artifact.room for artifact in missing) + ROOM, CACHE_VARIABLE)
     if not terminal.err.is_terminal and not quiet:
         terminal.err.print(f"Fetching {len(missing)} files ({size / 1e6:.0f} MB) into {folder}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as temporary, _progress(quiet) as progress:

@@ -28,7 +28,7 @@ def ensure(lock: Lock, cache: Path, repository: str = "", *, quiet: bool = False
     if is_complete(home, lock):
         return home
     with (
-        disk.explained(cache, lock.size + fetch.ROOM, fetch.CACHE_VARIABLE),
+        disk.explained(cache, lock.room + fetch.ROOM, fetch.CACHE_VARIABLE),
         held(cache / "lock", "another process fetches OpenSearch"),
     ):
         if not is_complete(home, lock):

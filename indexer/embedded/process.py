@@ -43,6 +43,13 @@ discovery.type: single-node
 transport.port: 0
 """
 
+# Remote models on loopback alone, called from the one node that there is. Free disk space is watched above.
+ML_COMMONS = """\
+plugins.ml_commons.only_run_on_ml_node: false
+plugins.ml_commons.connector.private_ip_enabled: true
+plugins.ml_commons.trusted_connector_endpoints_regex: ["^https?://(127\\\\.0\\\\.0\\\\.1|localhost)(:[0-9]+)?/.*$"]
+"""
+
 LOGGING = """\
 status = error
 appender.file.type = RollingFile
@@ -141,9 +148,9 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
     ]
 
 
-def prepare(data_dir: Path, port: int, member: Member | None = None) -> None:
-    """Write the configuration (`member`: of one node of several) and set the last run's log aside, so that the log is
-    this run's.
+def prepare(data_dir: Path, port: int, member: Member | None = None, *, ml_commons: bool = False) -> None:
+    """Write the configuration (`member`: of one node of several; `ml_commons`: with that plugin's settings) and set the
+    last run's log aside, so that the log is this run's.
 
     Expects `FOLDERS` in `data_dir`. They are the node's own, so nothing is written through a link in them.
     """
@@ -151,7 +158,7 @@ def prepare(data_dir: Path, port: int, member: Member | None = None) -> None:
     paths = {name: json.dumps(str(data_dir / name), ensure_ascii=False) for name in ("data", "logs")}
     _write_new(
         data_dir / "config" / "opensearch.yml",
-        CONFIG.format(port=port, **paths) + (member.config() if member else ALONE),
+        CONFIG.format(port=port, **paths) + (member.config() if member else ALONE) + (ML_COMMONS if ml_commons else ""),
     )
     _write_new(data_dir / "config" / "log4j2.properties", LOGGING)
     _write_new(data_dir / "logs" / "console.log", "")

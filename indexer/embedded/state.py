@@ -24,6 +24,7 @@ class State(msgspec.Struct, frozen=True):
     started_at: float
     heap_mb: int
     version: str
+    ml_commons: bool = False
 
     @property
     def url(self) -> str:

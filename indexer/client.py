@@ -83,17 +83,17 @@ def explained(error: opensearch_errors.OpenSearchException) -> ClusterError:
     """The ClusterError for an exception of opensearch-py. It holds no header, so no password."""
     if isinstance(error, opensearch_errors.SSLError):
         return ClusterError(
-            f"No trusted TLS connection to OpenSearch: {_cause(error)}. Name the authority that signed the cluster's "
+            f"No trusted TLS connection to OpenSearch: {cause(error)}. Name the authority that signed the cluster's "
             "certificate in OPENSEARCH_CA_FILE; the host in OPENSEARCH_URL must be one of the certificate's names."
         )
     if isinstance(error, opensearch_errors.ConnectionTimeout):
         return ClusterError(
-            f"OpenSearch did not answer in time: {_cause(error)}. Look at its load, or raise "
+            f"OpenSearch did not answer in time: {cause(error)}. Look at its load, or raise "
             "SHELFRANK_CLUSTER_TIMEOUT_S."
         )
     if isinstance(error, opensearch_errors.ConnectionError):
         return ClusterError(
-            f"OpenSearch cannot be reached: {_cause(error)}. Check OPENSEARCH_URL; for the embedded node see "
+            f"OpenSearch cannot be reached: {cause(error)}. Check OPENSEARCH_URL; for the embedded node see "
             "`shelfrank node status` and `shelfrank node logs`."
         )
     if isinstance(error, opensearch_errors.AuthenticationException):
@@ -102,15 +102,15 @@ def explained(error: opensearch_errors.OpenSearchException) -> ClusterError:
             "OPENSEARCH_CLIENT_CERT."
         )
     if isinstance(error, opensearch_errors.AuthorizationException):
-        return ClusterError(f"OpenSearch does not permit this to the user (403): {_cause(error)}. Extend its role.")
+        return ClusterError(f"OpenSearch does not permit this to the user (403): {cause(error)}. Extend its role.")
     if isinstance(error, opensearch_errors.NotFoundError):
-        return ClusterError(f"OpenSearch does not have it (404): {_cause(error)}. Check the name of the index.")
+        return ClusterError(f"OpenSearch does not have it (404): {cause(error)}. Check the name of the index.")
     if isinstance(error, opensearch_errors.TransportError):
-        return ClusterError(f"OpenSearch refused the request ({error.status_code}): {_cause(error)}")
+        return ClusterError(f"OpenSearch refused the request ({error.status_code}): {cause(error)}")
     return ClusterError(f"The request to OpenSearch failed: {error}")
 
 
-def _cause(error: opensearch_errors.TransportError) -> str:
+def cause(error: opensearch_errors.TransportError) -> str:
     """The reason in the server's answer, or the network's message."""
     info = error.info
     if isinstance(info, dict) and isinstance(info.get("error"), dict):

@@ -1,7 +1,8 @@
-"""The commands `shelfrank node` and `shelfrank config`."""
+"""The commands `shelfrank node`, `shelfrank config` and `shelfrank connect`."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
+from indexer import client as clusters
 from indexer import node as nodes
 from indexer import settings
+from indexer.connect import Connection
 from indexer.errors import UsageError
+from indexer.rerank_processor import KEY_VARIABLE, Plan
 from indexer.terminal import emit_json, out
 
 FOLLOW_INTERVAL_S = 0.5
@@ -179,3 +183,59 @@ def config(json_output: bool) -> None:
             text = escape(str(value)) if value != "" else "-"
             table.add_row(f"{section}.{name}", text, settings.variable(section, name))
     out.print(table)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--name", default=Plan().name, show_default=True, help="Of the search pipeline.")
+@click.option("--service", default=Plan().service, show_default=True, help="`shelfrank serve`, as the cluster sees it.")
+@click.option("--fields", default=",".join(Plan().fields), show_default=True, help="What is read of a document.")
+@click.option("--oversample", type=click.IntRange(1, 100), default=1, show_default=True, help="Rerank so many pages.")
+@click.option("--timeout-s", type=click.IntRange(1, 60), default=Plan().timeout_s, show_default=True, help="Of a call.")
+@click.option("--strict", is_flag=True, help="Fail the search when reranking fails, instead of leaving its order.")
+@click.option("--remove", is_flag=True, help="Take pipeline, model and connector away.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing.")
+@as_json
+def connect(
+    name: str,
+    service: str,
+    fields: str,
+    oversample: int,
+    timeout_s: int,
+    strict: bool,
+    remove: bool,
+    dry_run: bool,
+    json_output: bool,
+) -> None:
+    """Let OpenSearch's own rerank processor call the rerank API.
+
+    Registers a connector and a remote model with ml-commons and makes a search pipeline. Run it again to change
+    something. The service's API key comes from SHELFRANK_API_KEY and is kept, encrypted, by the cluster.
+
+    \b
+    Examples:
+      shelfrank connect --service http://10.0.0.5:8100 --fields title,brand
+      shelfrank connect --remove
+    """
+    chosen = tuple(field.strip() for field in fields.split(",") if field.strip())
+    if not chosen:
+        raise UsageError(f"--fields is {fields!r}; name at least one field of the documents, such as title.")
+    plan = Plan(name, service, chosen, oversample, strict, timeout_s)
+    if dry_run:
+        emit_json(plan.requests())
+        return
+    connection = Connection(clusters.connect(settings.load()), plan)
+    if remove:
+        removed = connection.remove()
+        if json_output:
+            emit_json({"removed": removed})
+        else:
+            click.echo(f"Removed {', '.join(removed)}." if removed else "There was nothing to remove.")
+        return
+    made = connection.connect(os.environ.get(KEY_VARIABLE, ""))
+    if json_output:
+        emit_json(made)
+        return
+    click.echo(
+        f"Searches with ?search_pipeline={made.pipeline} and this in their body are reranked by {made.url}:\n"
+        '  "ext": {"rerank": {"query_context": {"query_text": "what the shopper typed"}}}'
+    )

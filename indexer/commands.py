@@ -188,7 +188,9 @@ def config(json_output: bool) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--name", default=Plan().name, show_default=True, help="Of the search pipeline.")
 @click.option("--service", default=Plan().service, show_default=True, help="`shelfrank serve`, as the cluster sees it.")
-@click.option("--fields", default=",".join(Plan().fields), show_default=True, help="What is read of a document.")
+@click.option(
+    "--fields", default=",".join(Plan().fields), show_default=True, help="What is read; title=name where yours is name."
+)
 @click.option("--oversample", type=click.IntRange(1, 100), default=1, show_default=True, help="Rerank so many pages.")
 @click.option("--timeout-s", type=click.IntRange(1, 60), default=Plan().timeout_s, show_default=True, help="Of a call.")
 @click.option("--strict", is_flag=True, help="Fail the search when reranking fails, instead of leaving its order.")
@@ -213,7 +215,7 @@ def connect(
 
     \b
     Examples:
-      shelfrank connect --service http://10.0.0.5:8100 --fields title,brand
+      shelfrank connect --service http://10.0.0.5:8100 --fields title=name,brand
       shelfrank connect --remove
     """
     chosen = tuple(field.strip() for field in fields.split(",") if field.strip())

@@ -19,7 +19,7 @@ from opensearchpy import exceptions as opensearch_errors
 
 from indexer import client as clusters
 from indexer.errors import ClusterError, UsageError
-from indexer.rerank_processor import ANYWHERE, KEY_VARIABLE, MADE_BY, PRIVATE, TRUSTED, Plan
+from indexer.rerank_processor import ANYWHERE, KEY_VARIABLE, MADE_BY, MARK, PRIVATE, TRUSTED, Plan
 
 ML_COMMONS = "opensearch-ml"
 DEPLOY_S = 60.0
@@ -184,7 +184,8 @@ class Connection:
         )
 
     def _try(self, model: str) -> None:
-        body = {"query_text": "steel cup", "text_docs": ["a steel cup", "保温杯"]}
+        documents = [MARK.join([text] + [""] * (len(self.plan.fields) - 1)) for text in ("a steel cup", "保温杯")]
+        body = {"query_text": "steel cup", "text_docs": documents}
         try:
             self.client.transport.perform_request("POST", f"{_ML}/_predict/text_similarity/{model}", body=body)
         except opensearch_errors.TransportError as error:

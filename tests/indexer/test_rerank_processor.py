@@ -1,4 +1,4 @@
-"""What is sent to make OpenSearch's rerank processor call the rerank API, without a cluster."""
+"""What is sent to make OpenSearch's rerank processor call the rerank API, and what is refused before."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
+from opensearchpy import OpenSearch
 
+from indexer import client as clusters
+from indexer import node as nodes
 from indexer.commands import connect
-from indexer.connect import Connection
-from indexer.errors import UsageError
+from indexer.connect import ML_COMMONS, Connection
+from indexer.errors import ClusterError, NodeError, UsageError
 from indexer.rerank_processor import TRUSTED, Plan
+from indexer.settings import Settings
 
 TEMPLATES = Path(__file__).parents[2] / "deploy" / "rerank-processor"
 
@@ -67,3 +72,14 @@ def test_an_address_that_cannot_be_called_is_refused(service: str) -> None:
 def test_fields_may_not_be_empty() -> None:
     refused = CliRunner().invoke(connect, ["--fields", " , "])
     assert isinstance(refused.exception, UsageError)
+
+
+@pytest.mark.node
+def test_a_cluster_without_ml_commons_is_told_what_to_do(node_settings: Settings, client: OpenSearch) -> None:
+    if ML_COMMONS in clusters.capabilities(client).plugins:
+        pytest.skip("this cluster has it")
+    with pytest.raises(ClusterError, match="no ml-commons"):
+        Connection(client, Plan()).connect("")
+    if not node_settings.cluster.url:
+        with pytest.raises(NodeError, match="already runs without ml-commons"):
+            nodes.start(msgspec.structs.replace(node_settings.node, ml_commons=True))

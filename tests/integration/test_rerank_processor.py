@@ -24,7 +24,7 @@ from opensearchpy.exceptions import TransportError
 from indexer import client as clusters
 from indexer import node as nodes
 from indexer.commands import connect
-from indexer.connect import ML_COMMONS, Connection
+from indexer.connect import Connection
 from indexer.errors import ClusterError, NodeError, UsageError
 from indexer.rerank_processor import PRIVATE, TRUSTED, Plan
 from indexer.settings import Cluster, Settings
@@ -44,7 +44,7 @@ PRODUCTS: dict[str, dict[str, Any]] = {
     "shoe": {"title": "Red running shoe", "brand": "Rill", "color": "red", "stock": 8},
     "sleeve": {"title": "保温杯杯套", "brand": "山川", "bullets": ["布", "可洗"], "stock": 7},
     "flask": {"title": "不锈钢保温杯 500ml", "brand": "山川", "color": "黑色", "stock": 6},
-    "kettle": {"title": "Electric kettle [, ] glass [2 l]", "brand": "Lumo", "stock": 5},
+    "kettle": {"title": "Electric kettle, glass [2 l]", "brand": "Lumo", "stock": 5},
     "lid": {"title": "Lid for a steel cup", "brand": "Rill", "color": "steel", "stock": 4},
     "cup": {"title": "Steel cup", "brand": "Rill", "color": "steel", "bullets": ["keeps warm", "1 l"], "stock": 3},
     "sofa": {"title": "Sofa with two seats", "color": "grey", "stock": 2},
@@ -199,6 +199,18 @@ def test_fields_of_another_name_and_a_field_alone(ml: OpenSearch, command: Any, 
     assert command("--name", "other", "--remove").exit_code == 0
 
 
+def test_a_title_that_looks_like_a_boundary_is_sent_as_it_came(
+    ml: OpenSearch, command: Any, reranker: CrossEncoder
+) -> None:
+    model = json.loads(command("--json").stdout)["model"]
+    text = "Kettle [, ] glass[, ]Lumo[, ][, ]"
+    found = ml.transport.perform_request(
+        "POST", f"/_plugins/_ml/_predict/text_similarity/{model}", body={"query_text": "kettle", "text_docs": [text]}
+    )
+    (score,) = found["inference_results"][0]["output"][0]["data"]
+    assert score == pytest.approx(expected(reranker, "kettle", {"it": {"text": text}})["it"], rel=1e-6)
+
+
 class Fault:
     """Makes the service fail, in ways that the test names."""
 
@@ -338,13 +350,3 @@ def test_only_what_was_made_is_removed_and_not_what_is_in_use(ml: OpenSearch, co
     for arguments in ([], ["--remove"]):
         assert isinstance(command(*arguments).exception, UsageError)
     ml.search_pipeline.delete(id="shelfrank")
-
-
-def test_a_cluster_without_ml_commons_is_told_what_to_do(node_settings: Settings, client: OpenSearch) -> None:
-    if ML_COMMONS in clusters.capabilities(client).plugins:
-        pytest.skip("this cluster has it")
-    with pytest.raises(ClusterError, match="no ml-commons"):
-        Connection(client, Plan()).connect("")
-    if not node_settings.cluster.url:
-        with pytest.raises(NodeError, match="already runs without ml-commons"):
-            nodes.start(msgspec.structs.replace(node_settings.node, ml_commons=True))

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from indexer.embedded import fetch, layout
+from indexer.embedded import fetch, layout, process
 from indexer.embedded.lock import Artifact, Lock, Module
 from indexer.embedded.lock import load as load_lock
 from indexer.errors import NodeError
@@ -289,6 +289,22 @@ def test_the_lock_that_ships_names_whole_files_and_their_places() -> None:
     assert places == {"lib", "modules", "plugins"}
     assert all(len(each.sha256) == 64 and each.size > 0 for each in lock.artifacts)
     assert {"opensearch-knn", "neural-search"} <= {each.name for each in lock.artifacts}
+
+
+def test_ml_commons_is_fetched_and_configured_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    default, more = load_lock(), load_lock(ml_commons=True)
+    added = {each.name: each for each in set(more.artifacts) - set(default.artifacts)}
+    assert {target for each in added.values() for target in each.targets} == {
+        "plugins/opensearch-ml",
+        "plugins/opensearch-job-scheduler",
+    }
+    assert more.id != default.id
+    assert more.room - default.room == sum(each.size * (1 + (each.packaging == "zip")) for each in added.values())
+    for name in process.FOLDERS:
+        (tmp_path / name).mkdir()
+    for chosen in (False, True):
+        process.prepare(tmp_path, 9200, ml_commons=chosen)
+        assert ("ml_commons" in (tmp_path / "config" / "opensearch.yml").read_text("utf-8")) is chosen
 
 
 def test_a_lock_file_that_is_no_lock_says_so(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@
     shelfrank connect --oversample 5 --timeout-s 60
     python benchmarks/connecting.py
 
-All four send the same BM25 request for the sample shop's test queries, in turn, and show the first ten of its first 50
-hits: as they are, through `rerank_response`, through the gateway, and through OpenSearch's own rerank processor. nDCG@10
-is of the whole catalogue, unjudged products counting nothing.
+All four send the same BM25 request for the sample shop's test queries, in turn, and show the first ten of its first
+50 hits: as they are, through `rerank_response`, through the gateway, and through OpenSearch's own rerank processor.
+nDCG@10 is of the whole catalogue, unjudged products counting nothing.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ def test_ml_commons_is_fetched_and_configured_only_where_it_is_asked_for(tmp_pat
         (tmp_path / name).mkdir()
     for chosen in (False, True):
         process.prepare(tmp_path, 9200, ml_commons=chosen)
-        assert ("ml_commons" in (tmp_path / "config" / "opensearch.yml").read_text("utf-8")) is chosen
+        assert ("plugins.ml_commons" in (tmp_path / "config" / "opensearch.yml").read_text("utf-8")) is chosen
 
 
 def test_a_lock_file_that_is_no_lock_says_so(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ from indexer.rerank_processor import ANYWHERE, KEY_VARIABLE, MADE_BY, MARK, PRIV
 
 ML_COMMONS = "opensearch-ml"
 DEPLOY_S = 60.0
+# Searches that have begun with the old pipeline still call its model.
+SETTLE_S = 1.0
 
 _ML = "/_plugins/_ml"
 # What the trial call says -> what to do about it.
@@ -72,9 +75,8 @@ class Connection:
         self._own_pipeline()
         made: dict[str, str] = {}
         try:
-            made["connectors"] = self._ask("POST", "connectors/_create", self.plan.connector(key or "none"))[
-                "connector_id"
-            ]
+            created = self._ask("POST", "connectors/_create", self.plan.connector(key or "none"))
+            made["connectors"] = created["connector_id"]
             registered = self._ask("POST", "models/_register?deploy=true", self.plan.model(made["connectors"]))
             made["models"] = registered["model_id"]
             self._wait_deployed(made["models"])
@@ -82,9 +84,12 @@ class Connection:
             body = self.plan.pipeline(made["models"])
             clusters.call(lambda: self.client.search_pipeline.put(id=self.plan.name, body=body))
         except BaseException:
-            self._delete(made)
+            with suppress(ClusterError):  # What stays is found and taken away by the next run.
+                self._delete(made)
             raise
         old = self._found(without=tuple(made.values()))
+        if old:
+            time.sleep(SETTLE_S)
         for kind, ident in old:
             self._delete({kind: ident})
         return Connected(self.plan.name, made["connectors"], made["models"], self.plan.url, [each for _, each in old])
@@ -201,11 +206,9 @@ class Connection:
         return [each for each in found if each[1] not in without]
 
     def _search(self, kind: str) -> list[tuple[str, str]]:
-        # Chunks of local models lie in the same index under the same name; ours has none.
-        query = {
-            "bool": {"filter": [{"term": {"name.keyword": self.plan.name}}, {"match_phrase": {"description": MADE_BY}}]}
-        }
-        found = self._ask("POST", f"{kind}/_search", {"query": query, "size": 100, "_source": ["name"]})
+        ours = [{"term": {"name.keyword": self.plan.name}}, {"match_phrase": {"description": MADE_BY}}]
+        body = {"query": {"bool": {"filter": ours}}, "size": 100, "_source": ["name"]}
+        found = self._ask("POST", f"{kind}/_search", body)
         return [(kind, hit["_id"]) for hit in found["hits"]["hits"]]
 
     def _delete(self, made: Mapping[str, str]) -> None:

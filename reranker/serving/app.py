@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +15,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.staticfiles import StaticFiles
 
 from indexer import node
 from indexer.errors import ClusterError, InputError, ShelfrankError, UsageError
@@ -28,9 +26,9 @@ from reranker.serving.gateway import Gateway
 from reranker.serving.guard import Guard
 from reranker.serving.keys import Keys
 from reranker.serving.metrics import Metrics
+from reranker.serving.page_files import PageFiles
 from reranker.serving.passing import Passage
 
-PAGE = Path(__file__).parent / "page"
 PAGE_PATH = "/_shelfrank"
 
 
@@ -59,7 +57,7 @@ def create(settings: Settings) -> FastAPI:
     _health(app)
     app.include_router(rerank_api.router)
     app.include_router(search_api.router)
-    app.mount(PAGE_PATH, StaticFiles(directory=PAGE, html=True))
+    app.mount(PAGE_PATH, PageFiles())
     app.include_router(gateway_api.router)
     _failures(app)
     origins = [each.strip() for each in settings.serve.cors_origins.split(",") if each.strip()]

@@ -38,11 +38,13 @@ export function text(key, values = {}) {
 }
 
 export const number = (value, digits = 0) =>
-  new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+  new Intl.NumberFormat(language, { maximumFractionDigits: digits, signDisplay: "negative" }).format(value);
 
 /** Always with a sign and two decimals, as effects are told. */
 export const signed = (value) =>
-  new Intl.NumberFormat(language, { signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2 }).format(value);
+  new Intl.NumberFormat(language, { signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2 })
+    .format(value)
+    .replace("-", "−");
 
 /** A price; a currency that is none is written behind it. */
 export function price(value, currency) {

@@ -4,6 +4,7 @@ import { judge, move } from "./results.js";
 import { has, number, signed, text } from "./texts.js";
 
 const LEAST_POINTS = 0.005;
+const MOST_WORDS = 8;
 const STRENGTHS = [0.1, 0.5];
 
 /** The sheet as the search's own answer fills it; `explained` adds to it. */
@@ -81,7 +82,7 @@ function reading(hit, about) {
   const lists = ["words", "query_words"]
     .filter((key) => hit[key]?.some((word) => word.effect !== null))
     .map((key) => {
-      const known = hit[key].filter((word) => word.effect !== null).slice(0, 12);
+      const known = hit[key].filter((word) => word.effect !== null).slice(0, MOST_WORDS);
       const most = Math.max(...known.map((word) => Math.abs(word.effect)));
       return table([key, "effect"], known.map((word) => [word.text, [bar(word.effect, most), effect(word.effect)]]));
     });

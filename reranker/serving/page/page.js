@@ -36,13 +36,14 @@ async function show(again = false) {
   const params = address();
   running.abort();
   running = new AbortController();
+  const { signal } = running;
   try {
-    about ??= await getAbout();
-    if (again || !about.encoder) about = await getAbout();
+    if (again || !about?.encoder) about = await getAbout();
+    if (signal.aborted) return;
     fill(params);
-    await search(params, again, running.signal);
+    await search(params, again, signal);
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (signal.aborted) return;
     if (!(error instanceof api.Problem)) throw error;
     problem(error);
   }
@@ -91,8 +92,7 @@ async function search(params, again, signal) {
   const key = JSON.stringify(question.search);
   if (again || shown?.key !== key) {
     present({ busy: true });
-    const answer = await api.search(question.search, signal);
-    shown = { key, answer };
+    shown = { key, answer: await api.search(question.search, signal) };
   }
   const view = `${question.start} ${current()}`;
   if (shown.view !== view) {

@@ -414,7 +414,7 @@ def test_on_a_phone_one_list_is_shown_at_a_time_and_nothing_sticks_out(visit: Vi
     expect(page.locator("#reranked")).to_be_hidden()
     page.locator("summary", has_text="设置").tap()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.locator("#took").tap()
+    page.locator("h1").tap()
     expect(page.locator("[name=window]")).to_be_hidden()
     page.locator("#first .title").first.tap()
     expect(page.get_by_role("dialog")).to_be_visible()

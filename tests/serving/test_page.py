@@ -239,7 +239,7 @@ def test_a_click_explains_a_product_and_escape_leads_back(visit: Visit, locale: 
     page.keyboard.press("Escape")
     expect(sheet).to_be_hidden()
     expect(title).to_be_focused()
-    page.wait_for_function("!location.search.includes('show=')")
+    until(lambda: "show=" not in page.evaluate("location.search"))
     page.go_forward()
     expect(sheet).to_be_visible()
 
@@ -467,7 +467,7 @@ def test_assistive_technology_finds_names_landmarks_and_contrast(visit: Visit, s
     assert ratio >= 1, text
     page.keyboard.press("Escape")
     page.locator("#reranked .title").first.click()
-    page.wait_for_function("!document.querySelector('#told .muted')")
+    expect(page.locator("#measured h3").first).to_be_visible()
     ratio, text = page.evaluate(CONTRAST)
     assert ratio >= 1, text
     assert page.locator("dialog").evaluate("e => getComputedStyle(e).animationName") == "none"

@@ -22,7 +22,7 @@ def opened(browser: Browser, url: str, query: str, locale: str) -> Page:
     page.goto(f"{url}/_shelfrank/?q={quote(query)}")
     page.wait_for_selector("#reranked li")
     page.click("#form button[type=submit]")
-    page.wait_for_selector("main[aria-busy=false]")
+    page.wait_for_selector("main[aria-busy=false] .pill.applied")
     return page
 
 

@@ -58,7 +58,8 @@ async function getAbout() {
 /** The form as the address and the service's defaults say. */
 function fill(params) {
   const option = (value, label) => make("option", { value }, label);
-  put(form.elements.mode, 
+  put(
+    form.elements.mode,
     option("", text("as_set", { value: text(`mode_${about.mode}`) })),
     about.modes.filter((mode) => mode !== about.mode).map((mode) => option(mode, text(`mode_${mode}`))),
   );
@@ -143,7 +144,8 @@ function problem({ status, message }) {
   }
   const known = { 413: 400, 422: 400 }[status] ?? status;
   const key = [0, 400, 403, 404, 408, 502, 503, "no_index"].includes(known) ? known : known < 500 ? 400 : 500;
-  put(byId("problem"), 
+  put(
+    byId("problem"),
     make("p", {}, make("strong", {}, text(`problem_${key}`))),
     message ? make("p", { class: "muted", lang: "en" }, message) : "",
     make("button", { type: "button", onclick: () => show(true) }, text("again")),

@@ -25,7 +25,7 @@ export function speak(chosen, remember) {
   for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = text(element.dataset.hint);
 }
 
-/** The tag of the language that the page is not in, for its switch. */
+/** The language that the page is not in. */
 export const other = () => (language === "en" ? "zh" : "en");
 
 export const has = (key) => key in TEXTS[language];
@@ -37,14 +37,13 @@ export function text(key, values = {}) {
   return found.replace(/\{(\w+)\}/g, (_, name) => (typeof values[name] === "number" ? number(values[name]) : values[name]));
 }
 
-export const number = (value, digits = 0) =>
-  new Intl.NumberFormat(language, { maximumFractionDigits: digits, signDisplay: "negative" }).format(value);
+const numeral = (value, options) => new Intl.NumberFormat(language, options).format(value).replace("-", "−");
+
+export const number = (value, digits = 0) => numeral(value, { maximumFractionDigits: digits, signDisplay: "negative" });
 
 /** Always with a sign and two decimals, as effects are told. */
 export const signed = (value) =>
-  new Intl.NumberFormat(language, { signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2 })
-    .format(value)
-    .replace("-", "−");
+  numeral(value, { signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2 });
 
 /** A price; a currency that is none is written behind it. */
 export function price(value, currency) {

@@ -2,111 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
-from urllib.parse import parse_qs, quote, urlsplit
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 import pytest
 from opensearchpy import OpenSearch
 
-from indexer.settings import Settings
 from reranker.serving.keys import VARIABLE, Keys, new
-from reranker.serving.page_files import FOLDER
-from tests.serving.conftest import Running, running, with_serve
+from tests.serving.browsing import CHINESE, ENGLISH, REFUSED, SIZE, WINDOW, Visit, ids, searched, until
+from tests.serving.conftest import Running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 expect = playwright.expect
-expect.set_options(timeout=30_000)
 
 pytestmark = pytest.mark.node
-
-ENGLISH, CHINESE = "water bottle without straw", "适合送爸爸的保温杯"
-REFUSED = "Failed to load resource"
-WINDOW, SIZE = 12, 5
-CONTROLS = {"button", "textbox", "searchbox", "spinbutton", "combobox", "checkbox", "link", "DisclosureTriangle"}
-
-
-class Visit(Protocol):
-    def __call__(self, address: str = "", *, but: str = "no complaint", ready: bool = True, **context: Any) -> Any: ...
-
-
-@pytest.fixture(scope="module")
-def site(patient: Settings, shop: str) -> Iterator[Running]:
-    """The service with a small window, and user behaviour written down."""
-    search = msgspec.structs.replace(patient.search, window=WINDOW, size=SIZE)
-    with running(with_serve(msgspec.structs.replace(patient, search=search), index=shop, ubi=True)) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("there is no chromium; on Debian, apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser: Any, site: Running) -> Iterator[Visit]:
-    """Opens the page; in the end nothing was complained of in its console and nothing was asked of others.
-
-    `but` is what the console is to say in this test, as far as it says it.
-    """
-    heard: list[str] = []
-    asked: set[str] = set()
-    contexts: list[Any] = []
-
-    def visiting(address: str = "", *, but: str = "no complaint", ready: bool = True, **context: Any) -> Any:
-        contexts.append(browser.new_context(**{"locale": "en-US", **context}))
-        contexts[-1].set_default_timeout(30_000)
-        page = contexts[-1].new_page()
-
-        def hear(message: Any) -> None:
-            if message.type in ("error", "warning") and but not in message.text:
-                heard.append(message.text)
-
-        page.on("console", hear)
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.add("{0.scheme}://{0.netloc}".format(urlsplit(request.url))))
-        page.goto(address if address.startswith("http") else f"{site.url}/_shelfrank/{address}")
-        if ready and "q=" in address:
-            page.wait_for_selector("#reranked li")
-        return page
-
-    yield visiting
-    for context in contexts:
-        context.close()
-    assert heard == []
-    assert asked <= {site.url, "data:", "data://"}
-
-
-def searched(text: str, **more: Any) -> str:
-    return "?" + "&".join(f"{name}={quote(str(value))}" for name, value in {"q": text, **more}.items())
-
-
-def ids(page: Any, of: str = "reranked") -> list[str]:
-    found: list[str] = page.eval_on_selector_all(f"#{of} li", "items => items.map(item => item.dataset.id)")
-    return found
 
 
 def answer(site: Running, shop: str, text: str, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = site.http.post("/v1/search", json={"index": shop, "query": text, **more}).json()
-    return found
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    over = time.monotonic() + 20
-    while not (found := holds()):
-        assert time.monotonic() < over, "it did not come about within 20 s"
-        time.sleep(0.1)
     return found
 
 
@@ -352,144 +267,3 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_sent_in_the_header_alone(visit:
     assert not any(key in (request.url + (request.post_data or "")) for request in sent)
     kept = page.evaluate("[JSON.stringify(localStorage), document.cookie, JSON.stringify(sessionStorage)]")
     assert [key in each for each in kept] == [False, False, True]
-
-
-def test_what_the_service_sends_never_becomes_markup(visit: Visit, site: Running) -> None:
-    page = visit(but="requires 'TrustedHTML'")
-    evil = "<img src=x onerror=alert(1)><b>cup</b>"
-
-    def poisoned(route: Any) -> None:
-        found = route.fetch().json()
-        for hit in found["hits"]:
-            hit.update(title=evil, brand=evil, category_path=[evil], currency=evil)
-        route.fulfill(json=found)
-
-    page.route("**/v1/search", poisoned)
-    page.get_by_role("searchbox").fill("cup")
-    page.keyboard.press("Enter")
-    assert page.locator("#reranked .title").first.inner_text() == evil
-    assert page.locator("img, #results b:not(#took b)").count() == 0
-    headers = site.http.get("/_shelfrank/page.js").headers
-    assert "default-src 'none'; script-src 'self'" in headers["content-security-policy"]
-    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
-    with pytest.raises(playwright.Error, match="TrustedHTML"):
-        page.evaluate("document.body.innerHTML = '<b>x</b>'")
-
-
-def test_everything_can_be_done_with_the_keyboard(visit: Visit) -> None:
-    page = visit()
-    page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the results")).to_be_focused()
-    page.keyboard.press("/")
-    expect(page.get_by_role("searchbox")).to_be_focused()
-    page.keyboard.type("tent/")
-    assert page.get_by_role("searchbox").input_value() == "tent/"
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#reranked li")
-    wanted = ["Search", "from", "to", "Rating from", "Brand", "Category", "Settings"]
-    for name in wanted:
-        page.keyboard.press("Tab")
-        focused = page.locator(":focus")
-        assert name in (focused.inner_text() or focused.evaluate("e => e.labels[0].innerText"))
-        assert focused.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
-    page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    expect(page.get_by_label("Catalogue")).to_be_focused()
-    page.keyboard.press("Escape")
-    expect(page.locator("summary", has_text="Settings")).to_be_focused()
-    expect(page.get_by_label("Catalogue")).to_be_hidden()
-    page.keyboard.press("Tab")
-    expect(page.locator("#first .title").first).to_be_focused()
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog")).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(page.locator("#first .title").first).to_be_focused()
-
-
-def test_on_a_phone_one_list_is_shown_at_a_time_and_nothing_sticks_out(visit: Visit) -> None:
-    page = visit(searched(CHINESE), viewport={"width": 360, "height": 740}, has_touch=True, locale="zh-CN")
-    expect(page.locator("#first")).to_be_hidden()
-    page.get_by_role("button", name="初检", exact=True).tap()
-    expect(page.locator("#first")).to_be_visible()
-    expect(page.locator("#reranked")).to_be_hidden()
-    page.locator("summary", has_text="设置").tap()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.locator("h1").tap()
-    expect(page.locator("[name=window]")).to_be_hidden()
-    page.locator("#first .title").first.tap()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    assert page.locator("dialog").evaluate("e => e.scrollWidth <= e.clientWidth && e.clientWidth <= innerWidth")
-
-
-# The lowest contrast of all texts that are seen, and the text that has it; a larger text needs less.
-CONTRAST = """() => {
-  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (color) => channels(color).slice(0, 3)
-    .map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0);
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = getComputedStyle(at).backgroundColor;
-      if ((channels(color)[3] ?? 1) > 0) return color;
-    }
-  };
-  const found = [];
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const element = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || !element.checkVisibility() || element.matches(":disabled")) continue;
-    const style = getComputedStyle(element);
-    const [a, b] = [light(style.color), light(ground(element))].sort((x, y) => y - x);
-    const least = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
-    found.push([(a + 0.05) / (b + 0.05) / least, walk.currentNode.data]);
-  }
-  return found.sort((x, y) => x[0] - y[0])[0];
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_assistive_technology_finds_names_landmarks_and_contrast(visit: Visit, scheme: str) -> None:
-    page = visit(searched(ENGLISH), color_scheme=scheme, reduced_motion="reduce")
-    page.locator("summary", has_text="Settings").click()
-    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-    roles: dict[str, list[str]] = {}
-    for node in tree:
-        if not node["ignored"]:
-            roles.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
-    assert set(roles) >= {"banner", "search", "main", "navigation", "status", "list"}
-    assert [name for role in CONTROLS for name in roles.get(role, []) if not name] == []
-    assert page.locator("h1").count() == 1
-    assert (
-        page.evaluate("new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size")
-        == page.locator("[id]").count()
-    )
-    ratio, text = page.evaluate(CONTRAST)
-    assert ratio >= 1, text
-    page.keyboard.press("Escape")
-    page.locator("#reranked .title").first.click()
-    expect(page.locator("#measured h3").first).to_be_visible()
-    ratio, text = page.evaluate(CONTRAST)
-    assert ratio >= 1, text
-    assert page.locator("dialog").evaluate("e => getComputedStyle(e).animationName") == "none"
-
-
-def test_both_languages_have_every_text(visit: Visit) -> None:
-    page = visit()
-    texts = page.evaluate(
-        """async () => {
-          const both = await Promise.all(["en", "zh"].map((name) => import(`./texts-${name}.js`)));
-          return both.map((each) => each.default);
-        }"""
-    )
-    english, chinese = texts
-    assert set(english) == set(chinese)
-    for key, text in english.items():
-        blanks = [sorted(re.findall(r"\{\w+\}", each)) for each in (text, chinese[key])]
-        assert blanks[0] == blanks[1], key
-        assert text.strip()
-        assert chinese[key].strip()
-    sources = "".join(file.read_text("utf-8") for file in FOLDER.iterdir())
-    used = set(re.findall(r"""(?:\btext\(|data-(?:text|label|hint)=)"(\w+)\"""", sources))
-    assert len(used) > 50
-    assert used <= set(english)
-    assert json.dumps(english, ensure_ascii=True).count("\\u4e2d") == 1  # 中文, the switch

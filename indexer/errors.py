@@ -37,3 +37,7 @@ class BundleError(ShelfrankError):
 
 class ProviderError(ShelfrankError):
     """The execution provider asked for (CUDA, say) is not available or not active."""
+
+
+class WorkerError(ShelfrankError):
+    """The Ray cluster that embeds a catalogue, or a worker on it, cannot do its part."""

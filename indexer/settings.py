@@ -69,11 +69,13 @@ class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class Ingest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How a catalogue is written: products to a step, bytes to a bulk request, and for how many seconds a cluster
-    that takes nothing is waited for."""
+    that takes nothing is waited for. A reindex embeds on so many `workers` of a Ray cluster; 0 is in its own process.
+    """
 
     batch: int = 128
     bulk_bytes: int = 5_000_000
     patience_s: float = 120.0
+    workers: int = 0
 
 
 class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

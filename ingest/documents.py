@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -126,6 +126,10 @@ def digest_by(entry: Entry, made: Mapping[str, Any]) -> str:
     return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).hexdigest()
 
 
+# Batches to their documents, each once, in any order.
+Stream = Callable[[Iterator[list[Entry]]], Iterator[tuple[list[Entry], list[Document]]]]
+
+
 class Maker:
     """Makes documents with one encoder and one reranker's token ids."""
 
@@ -150,6 +154,11 @@ class Maker:
             Document(entry.id, msgspec.json.encode(source), "create" if entry.seen == {} else "index", entry.seen or {})
             for entry, source in zip(entries, self.sources(entries), strict=True)
         ]
+
+    def stream(self, batches: Iterator[list[Entry]]) -> Iterator[tuple[list[Entry], list[Document]]]:
+        """Every batch with its documents, one after the other, in this process."""
+        for batch in batches:
+            yield batch, self.documents(batch)
 
     def _keeps_vector(self, entry: Entry) -> bool:
         return entry.made.get("vector_bundle") == self.encoder.bundle_id

@@ -18,7 +18,8 @@ from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Layout
 from reranker.session import Session
-from reranker.text import Part, Recipe, product_ids, product_parts, query_ids, query_part, text_ids
+from reranker.text import Part, product_parts, query_ids, query_part
+from reranker.tokens import ProductTokens
 
 _BATCH_TOKENS = 512
 _DECIMALS = 5  # below this, float32 arithmetic differs between batch shapes
@@ -44,16 +45,13 @@ def pair(query: Sequence[int], product: Sequence[int], layout: Layout, max_token
     return head + tail, [0] * len(head) + [int(layout.typed)] * len(tail)
 
 
-class CrossEncoder:
+class CrossEncoder(ProductTokens):
     """Scores query and product together: higher is more relevant; values are logits."""
 
     def __init__(self, bundle: Bundle, settings: Models) -> None:
-        self.bundle = bundle
+        super().__init__(bundle)
         self.session = Session(bundle.model_path, settings)
-        self._tokenizer = bundle.tokenizer()
         self.bundle_id = bundle.id
-        # Names what made stored token ids; ids stored under another name are made again.
-        self.tokens_id = bundle.tokens_id
         # Called with the padded tokens of every micro-batch, for whoever counts them.
         self.on_batch: Callable[[int], None] = lambda tokens: None
 
@@ -62,23 +60,6 @@ class CrossEncoder:
         """Load the reranker that the settings name. Raises BundleError or ProviderError."""
         settings = settings or Models()
         return cls(bundles.load(settings.reranker, "reranker", settings.home), settings)
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """The product fields that it reads."""
-        return frozenset(field.name for field in self.bundle.description.recipe.fields)
-
-    @property
-    def _recipe(self) -> Recipe:
-        return self.bundle.description.recipe
-
-    def product_tokens(self, product: Mapping[str, Any]) -> list[int]:
-        """Token ids of a product's fields, without special tokens."""
-        return product_ids(product, self._recipe, self._tokenizer)
-
-    def text_tokens(self, text: str) -> list[int]:
-        """Token ids of a bare text."""
-        return text_ids(text, self._recipe, self._tokenizer)
 
     def read(self, query: str, product: Mapping[str, Any]) -> tuple[Part, list[Part]]:
         """The query and the product's fields with what the model reads of them: what finds no room is left out."""

@@ -68,6 +68,11 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--old-encoder", help="Bundle of the live index's encoder, where the new one has another."),
             click.option(
+                "--workers",
+                type=click.IntRange(min=0),
+                help="Embed on so many Ray workers (RAY_ADDRESS, or this machine); 0: here. Default: ingest.workers.",
+            ),
+            click.option(
                 "--force-merge", is_flag=True, help="Merge the new index into one segment: slow, faster searches."
             ),
             as_json,
@@ -95,6 +100,7 @@ def start(name: str, file: Path | None, mapping: str | None, json_output: bool, 
     \b
     Example:
       SHELFRANK_MODELS_ENCODER=runs/encoder shelfrank reindex start shop --queries queries.tsv --qrels qrels.tsv
+      RAY_ADDRESS=ray-head:6379 shelfrank reindex start shop --workers 64
 
     Exit codes: 0 done, 1 failed or refused, 2 wrong use, 130 paused.
     """
@@ -129,6 +135,7 @@ def resume(name: str, file: Path | None, json_output: bool, **chosen: Any) -> No
     \b
     Example:
       shelfrank reindex resume shop
+      shelfrank reindex resume shop --workers 4
     """
     aliases.check_name(name)
     client, loaded = _connected()
@@ -149,6 +156,7 @@ def _run(
     chosen: dict[str, Any],
 ) -> None:
     # Late: the models take a second to load, wrong use should not.
+    from ingest import stream as streams
     from reranker.encoder import Encoder
     from reranker.scoring import CrossEncoder
 
@@ -161,8 +169,15 @@ def _run(
         judged,
         chosen["force_merge"],
     )
-    with stoppable() as stop, terminal.progress(quiet=json_output) as bar:
-        job = Reindex(client, origin, encoder, tokens, loaded, options, stop=stop, on_progress=shower(bar))
+    workers = loaded.ingest.workers if chosen["workers"] is None else chosen["workers"]
+    with (
+        streams.opened(encoder, tokens, loaded.models, workers) as stream,
+        stoppable() as stop,
+        terminal.progress(quiet=json_output) as bar,
+    ):
+        job = Reindex(
+            client, origin, encoder, tokens, loaded, options, stop=stop, on_progress=shower(bar), stream=stream
+        )
         try:
             report = job.start() if what == "start" else job.resume()
         except ShelfrankError as error:

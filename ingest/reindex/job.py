@@ -26,9 +26,9 @@ from opensearchpy.exceptions import NotFoundError
 from indexer import aliases, bulk, changes, jobs, mappings, tombstones
 from indexer.bulk import BulkWriter, Document, Outcome, Patience
 from indexer.client import capabilities
-from indexer.errors import ClusterError, InputError, UsageError
+from indexer.errors import ClusterError, InputError, UsageError, WorkerError
 from indexer.settings import Settings
-from ingest.documents import OFFER_FIELDS, Encoder, Entry, Maker, Tokens, stored_entry
+from ingest.documents import OFFER_FIELDS, Encoder, Entry, Maker, Stream, Tokens, stored_entry
 from ingest.job import refuse, take_order
 from ingest.products import StoppedError
 from ingest.reindex.origins import Origin, Progress
@@ -57,7 +57,8 @@ class Options:
 
 
 class Reindex:
-    """One run of a job. `report` is filled as it goes; `checks` holds what the examination saw."""
+    """One run of a job. `report` is filled as it goes; `checks` holds what the examination saw. Documents are made in
+    this process unless a `stream` is given that makes them elsewhere."""
 
     def __init__(
         self,
@@ -71,11 +72,13 @@ class Reindex:
         stop: threading.Event | None = None,
         on_progress: Progress = lambda phase, done, total: None,
         lease_s: float = jobs.LEASE_S,
+        stream: Stream | None = None,
     ) -> None:
         self.report = Report()
         self.checks: list[Check] = []
         self._client, self._origin, self._options = client, origin, options
         self._maker, self._settings = Maker(encoder, tokens), settings
+        self._stream = stream or self._maker.stream
         self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
         self._board = jobs.Board(client, settings.ingest.patience_s)
@@ -108,7 +111,7 @@ class Reindex:
                     self._stopped(lease)
                 except jobs.LostError:
                     raise
-                except (ClusterError, InputError) as error:
+                except (ClusterError, InputError, WorkerError) as error:
                     problem = str(error)
                     lease.change(lambda record: setattr(record, "problem", problem))
                     raise
@@ -204,16 +207,23 @@ class Reindex:
         writer = self._writer(record.target)
         entries = self._origin.entries(self.report, letters, self._stop, self._on_progress)
         total = self._origin.total() if self._origin.stored else None
-        for batch in _batches(entries, self._settings.ingest.batch):
+        wanted = self._wanted(record, _batches(entries, self._settings.ingest.batch), letters)
+        for batch, documents in self._stream(self._changed(record, wanted)):
             lease.check()
+            self._write(batch, documents, writer, letters)
+            self._progress(lease, "Build", self.report.read, total or self._origin.total())
+
+    def _wanted(
+        self, record: jobs.Record, batches: Iterator[list[Entry]], letters: DeadLetters
+    ) -> Iterator[list[Entry]]:
+        """What the new index should hold of each batch."""
+        for batch in batches:
             chosen = batch if self._origin.stored else self._newest(record, batch, letters)
-            self._write(record, chosen, writer, letters)
             for entry in chosen:
                 self._sample.offer(entry)
             if not self._origin.stored:
                 self._ids.update(entry.id for entry in chosen)
-                total = self._origin.total()
-            self._progress(lease, "Build", self.report.read, total)
+            yield chosen
 
     def _newest(self, record: jobs.Record, batch: Sequence[Entry], letters: DeadLetters) -> list[Entry]:
         """A file's rows without what was deleted since, and with the live document where that is newer."""
@@ -242,26 +252,30 @@ class Reindex:
                 chosen.append(entry)
         return chosen
 
-    def _write(
-        self, record: jobs.Record, batch: Sequence[Entry], writer: BulkWriter, letters: DeadLetters | None
-    ) -> None:
-        """Write what the new index does not hold already."""
+    def _changed(self, record: jobs.Record, batches: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
+        """What the new index does not hold already of each batch."""
         fields = ["content_hash", "version"]
-        there = bulk.stored(self._client, record.target, [entry.id for entry in batch], self._patience, fields)
-        changed = []
-        for entry in batch:
-            held = there.get(entry.id, {}).get("_source", {})
-            if held.get("content_hash") == self._maker.digest(entry) and held.get("version") == entry.version:
-                self.report.unchanged += 1
-            else:
-                changed.append(entry)
+        for batch in batches:
+            there = bulk.stored(self._client, record.target, [entry.id for entry in batch], self._patience, fields)
+            changed = []
+            for entry in batch:
+                held = there.get(entry.id, {}).get("_source", {})
+                if held.get("content_hash") == self._maker.digest(entry) and held.get("version") == entry.version:
+                    self.report.unchanged += 1
+                else:
+                    changed.append(entry)
+            yield changed
+
+    def _write(
+        self, batch: Sequence[Entry], documents: Sequence[Document], writer: BulkWriter, letters: DeadLetters | None
+    ) -> None:
         outcome = Outcome()
         try:
-            writer.write(self._maker.documents(changed), outcome)
+            writer.write(documents, outcome)
         finally:
             self.report.written += len(outcome.written)
             if letters:
-                refuse(outcome, changed, self.report, letters)
+                refuse(outcome, batch, self.report, letters)
             else:
                 self.report.failed += len(outcome.refused)
 
@@ -385,10 +399,18 @@ class Reindex:
         self._refresh(record.live)
         writer = self._writer(record.target)
         count = 0
-        for hits in changes.changed_since(client, record.live, record.marks, self._patience):
+
+        def changed() -> Iterator[Entry]:
+            nonlocal count
+            for hits in changes.changed_since(client, record.live, record.marks, self._patience):
+                for hit in hits:
+                    count += 1
+                    yield stored_entry(hit["_source"])
+
+        newer = self._newer(record, _batches(changed(), self._settings.ingest.batch))
+        for batch, documents in self._stream(self._changed(record, newer)):
             lease.check()
-            self._bring(record, [stored_entry(hit["_source"]) for hit in hits], writer)
-            count += len(hits)
+            self._write(batch, documents, writer, None)
         if deleted_marks:
             self._refresh(graves)
             for hits in changes.changed_since(client, graves, record.deleted_marks, self._patience):
@@ -406,16 +428,16 @@ class Reindex:
         record.marks, record.deleted_marks = marks, deleted_marks
         return count
 
-    def _bring(self, record: jobs.Record, entries: Sequence[Entry], writer: BulkWriter) -> None:
-        ids = [entry.id for entry in entries]
-        there = bulk.stored(self._client, record.target, ids, self._patience, ["version"])
-        versions = {key: found["_source"].get("version") for key, found in there.items()}
-        # A file may know of a newer version than the live index does.
-        chosen = [entry for entry in entries if (versions.get(entry.id) or -1) <= (entry.version or 0)]
-        self._write(record, chosen, writer, None)
-        self._touched.update(ids)
-        if not self._origin.stored:
-            self._ids.update(ids)
+    def _newer(self, record: jobs.Record, batches: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
+        """What of each batch is to replace what the new index holds: a file may know of a newer version."""
+        for batch in batches:
+            ids = [entry.id for entry in batch]
+            there = bulk.stored(self._client, record.target, ids, self._patience, ["version"])
+            versions = {key: found["_source"].get("version") for key, found in there.items()}
+            self._touched.update(ids)
+            if not self._origin.stored:
+                self._ids.update(ids)
+            yield [entry for entry in batch if (versions.get(entry.id) or -1) <= (entry.version or 0)]
 
     # Small things
 

@@ -165,9 +165,7 @@ class Workers:
     def __enter__(self) -> Workers:
         """Connect. Raises WorkerError when there is no such cluster, or no room for a single worker on it."""
         self._ours = not ray.is_initialized()
-        if self._ours:
-            _connect(int(self._workers * self._needs["num_cpus"]))
-        self._shared = ray.put(self._work)
+        self._connect()
         there = ray.cluster_resources()
         names = {"num_cpus": "CPU", "num_gpus": "GPU"}
         self.room = min(self._workers, *(int(there.get(names[key], 0) // need) for key, need in self._needs.items()))
@@ -186,6 +184,11 @@ class Workers:
         self._end()
         if self._ours:
             ray.shutdown()
+
+    def _connect(self) -> None:
+        if self._ours:
+            _start(int(self._workers * self._needs["num_cpus"]))
+        self._shared = ray.put(self._work)
 
     def stream(self, batches: Iterator[list[Entry]]) -> Iterator[tuple[list[Entry], list[Document]]]:
         """Every batch once with its documents, in any order. Actors are kept for the next call. Raises WorkerError."""
@@ -218,21 +221,22 @@ class Workers:
 
     def _next(self) -> dict[str, Any]:
         """The next row that comes back; broken pipelines are made anew with all batches that are out."""
-        last: BaseException | None = None
-        for _ in range(_ATTEMPTS):
+        told = ""
+        for attempt in range(_ATTEMPTS if self._ours else 1):
             try:
+                if attempt:
+                    # Actors of a pipeline that broke go with its connection, and with nothing less.
+                    ray.shutdown()
+                    self._connect()
                 if self._rows is None:
                     self._begin()
                 [row] = next(self._rows).to_pylist()
             except (RayError, SystemException, StopIteration) as error:
-                last = error
+                told = _last_line(error)
                 self._end()
             else:
                 return dict(row)
-        raise WorkerError(
-            f"Ray failed {_ATTEMPTS} times in a row; the last time: {_last_line(last)}. What is written stays: "
-            "`resume` goes on."
-        ) from last
+        raise WorkerError(f"Ray failed: {told}. What is written stays: `resume` goes on.")
 
     def _begin(self) -> None:
         """A pipeline that lasts until `_end`, given every batch that is out."""
@@ -259,12 +263,10 @@ class Workers:
     def _end(self) -> None:
         if self._rows is not None:
             self._rows.close()
-        if self._feed is not None:
-            ray.kill(self._feed)
         self._rows = self._feed = None
 
 
-def _connect(cores: int) -> None:
+def _start(cores: int) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     local = {"address": "local", "num_cpus": cores, "include_dashboard": False}
     chosen: dict[str, Any] = {"address": address} if address else local
@@ -277,9 +279,9 @@ def _connect(cores: int) -> None:
             "this machine."
         ) from error
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _last_line(error: BaseException | None) -> str:
+def _last_line(error: BaseException) -> str:
     """Ray's messages hold the traceback of the other side, with the cause at its end."""
     return (str(error).strip().splitlines() or [repr(error)])[-1].strip().removesuffix(".")

@@ -30,9 +30,9 @@ from ingest.sources import open_catalogue
 from reranker.encoder import Encoder
 from reranker.scoring import CrossEncoder
 
-pytest.importorskip("ray", reason="the extra `distributed` is not installed")
+ray = pytest.importorskip("ray", reason="the extra `distributed` is not installed")
 
-from ingest.distributed import Workers
+from ingest.distributed import Shipped, Workers  # noqa: E402
 
 SHOP = Path(sample_shop.__file__).parent
 SETTINGS = Settings(ingest=Ingest(batch=16, patience_s=60.0))
@@ -104,6 +104,15 @@ def actors(kind: str) -> list[int]:
     return sorted(number for number, title in titles.items() if title.startswith(f"ray::{kind}") and ours(number))
 
 
+def test_what_a_worker_cannot_load_is_told(workers: Workers, entries: list[Entry]) -> None:
+    sound = workers._shared
+    files = workers._work.encoder.files | {"tokenizer.json": b"{}"}
+    workers._shared = ray.put(msgspec.structs.replace(workers._work, encoder=Shipped("x", "encoder", files)))
+    with pytest.raises(WorkerError, match=r"tokenizer\.json is corrupt"):
+        list(workers.stream(iter([entries[:3]])))
+    workers._shared = sound
+
+
 def test_documents_are_those_of_a_local_run(workers: Workers, entries: list[Entry], wanted: dict[str, bytes]) -> None:
     batches = cut(entries)
     assert made(workers.stream(iter([[], *batches, []]))) == wanted
@@ -151,19 +160,6 @@ def test_no_more_of_a_catalogue_is_read_than_workers_need(workers: Workers, entr
         assert read <= done + 6  # three for each worker
         if done == 20:
             break
-
-
-def test_what_a_worker_cannot_load_is_told(encoder: Encoder, reranker: CrossEncoder, workers: Workers) -> None:
-    # The sum is compared where it arrives.
-    with Workers(encoder.bundle, reranker.bundle, Models(), 1) as other:
-        files = other._work.encoder.files | {"tokenizer.json": b"{}"}
-        spoilt = msgspec.structs.replace(other._work.encoder, files=files)
-        import ray
-
-        other._shared = ray.put(msgspec.structs.replace(other._work, encoder=spoilt))
-        entry = Entry({"id": "a1", "title": "Lamp", "language": "en"})
-        with pytest.raises(WorkerError, match=r"tokenizer\.json is corrupt"):
-            list(other.stream(iter([[entry]])))
 
 
 @pytest.mark.node
@@ -231,9 +227,8 @@ def test_a_local_run_imports_no_ray() -> None:
         "import sys\n"
         "from ingest import commands\n"
         "from ingest.reindex import command\n"
-        "from ingest.stream import opened\n"
-        "from indexer.settings import Models\n"
-        "with opened(None, None, Models(), 0): print('ray' in sys.modules)"
+        "from ingest import stream\n"
+        "print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("torch", "transformers", "optimum", "onnx", "pandas", "pyarrow", "scipy", "jieba")
+HEAVY = ("torch", "transformers", "optimum", "onnx", "pandas", "pyarrow", "scipy", "jieba", "ray")
 
 
 def test_the_serving_path_imports_nothing_of_training_or_ingest() -> None:

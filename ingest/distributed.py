@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -268,18 +269,32 @@ class Workers:
 
 def _start(cores: int) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
-    local = {"address": "local", "num_cpus": cores, "include_dashboard": False}
-    chosen: dict[str, Any] = {"address": address} if address else local
+    chosen: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
+    if address.startswith("ray://"):
+        raise WorkerError(
+            f"RAY_ADDRESS={address} is of the Ray Client, which Ray Data does not go with. Run this on a node of the "
+            "cluster (`ray job submit` does), with an address such as host:6379."
+        )
     try:
+        if address:
+            _knock(address)
+            chosen = {"address": address}
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **chosen)
-    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+    except (RayError, OSError, RuntimeError, ValueError) as error:
         where = f"The Ray cluster at RAY_ADDRESS={address}" if address else "A Ray cluster on this machine"
         raise WorkerError(
             f"{where} does not answer: {_last_line(error)}. Check the address (host:6379), or unset RAY_ADDRESS to use "
             "this machine."
         ) from error
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised here, in a sentence
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _last_line(error: BaseException) -> str:

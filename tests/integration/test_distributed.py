@@ -32,7 +32,7 @@ from reranker.scoring import CrossEncoder
 
 ray = pytest.importorskip("ray", reason="the extra `distributed` is not installed")
 
-from ingest.distributed import Shipped, Workers  # noqa: E402
+from ingest.distributed import Shipped, Workers, _start  # noqa: E402
 
 SHOP = Path(sample_shop.__file__).parent
 SETTINGS = Settings(ingest=Ingest(batch=16, patience_s=60.0))
@@ -220,6 +220,19 @@ def test_without_ray_the_cure_is_told() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert "pip install 'shelfrank[distributed]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1 does not answer: .*refused"),
+        ("ray://127.0.0.1:10001", "Run this on a node of the cluster"),
+    ],
+)
+def test_a_ray_cluster_that_cannot_be_used_is_told(address: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(WorkerError, match=told):
+        _start(2)
 
 
 def test_a_local_run_imports_no_ray() -> None:

@@ -3,10 +3,10 @@
     python benchmarks/distributed.py --products products.jsonl --mapping esci --price 0.04
 
 Every round runs each way once, in turn, over the same products in the same batches; the table holds medians. Loading
-models and starting Ray is `start` and not part of the rates. `per core` divides by the cores that were asked for;
-`per CPU second` by the processor time that all processes took, Ray's own included: the one to reckon with where other
-things run on the machine, and what the cost table takes. Reading, cleaning and sending are measured apart, since one
-process does them for all workers.
+models and starting workers is `start`, done once, and not part of the rates. `per core` divides by the cores that were
+asked for; `per CPU second` by the processor time that all processes took, Ray's own included: the one to reckon with
+where other things run on the machine, and what the cost table takes. Reading, cleaning and sending are measured apart,
+since one process does them for all workers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -79,32 +78,39 @@ def timed(stream: Stream, batches: list[list[Entry]]) -> tuple[float, float]:
     return time.perf_counter() - began, processor_seconds() - spent
 
 
-def measure(models: Models, workers: int, cores: int, batches: list[list[Entry]]) -> dict[str, float]:
-    """One round of one way."""
-    began = time.perf_counter()
-    encoder, tokens = Encoder.load(models), CrossEncoder.load(models)
-    with opened(encoder, tokens, models, workers) as stream:
-        first = [[entry] for entry in batches[0][: 2 * max(workers, 1)]]
-        for _ in stream(iter(first)):  # models are loaded
+class Way:
+    """One way to embed: `start` seconds until the models are loaded, then rates by round."""
+
+    def __init__(self, ways: ExitStack, tokens: CrossEncoder, threads: int, workers: int) -> None:
+        began = time.perf_counter()
+        models = Models(threads=threads)
+        self.stream: Stream = ways.enter_context(opened(Encoder.load(models), tokens, models, workers))
+        first = [[Entry({"id": str(number), "title": "Lamp", "language": "en"})] for number in range(2 * workers + 1)]
+        for _ in self.stream(iter(first)):
             pass
-        start = time.perf_counter() - began
-        seconds, processor = timed(stream, batches)
-    count = sum(map(len, batches))
-    return {
-        "start": start,
-        "per_second": count / seconds,
-        "per_core": count / seconds / cores,
-        "per_cpu_second": count / processor,
-    }
+        self.start, self._cores = time.perf_counter() - began, threads * max(workers, 1)
+        self.rounds: list[dict[str, float]] = []
+
+    def run(self, batches: list[list[Entry]]) -> None:
+        """One round."""
+        seconds, processor = timed(self.stream, batches)
+        rate = sum(map(len, batches)) / seconds
+        per_cpu_second = sum(map(len, batches)) / processor
+        self.rounds.append(
+            {"per_second": rate, "per_core": rate / self._cores, "per_cpu_second": per_cpu_second},
+        )
+
+    def medians(self) -> dict[str, float]:
+        """Of all rounds, with the start."""
+        return {"start": self.start} | {
+            key: float(np.median([seen[key] for seen in self.rounds])) for key in self.rounds[0]
+        }
 
 
-def sent(batches: list[list[Entry]]) -> float:
+def sent(stream: Stream, batches: list[list[Entry]]) -> float:
     """Products a second through Ray when their vectors are kept: what one process can feed and take back."""
-    models = Models()
-    encoder, tokens = Encoder.load(models), CrossEncoder.load(models)
-    with opened(encoder, tokens, models, 1) as stream:
-        made = [[_kept(document.source) for document in documents] for _, documents in stream(iter(batches))]
-        return sum(map(len, made)) / timed(stream, made)[0]
+    made = [[_kept(document.source) for document in documents] for _, documents in stream(iter(batches))]
+    return sum(map(len, made)) / timed(stream, made)[0]
 
 
 def _kept(source: bytes) -> Entry:
@@ -132,21 +138,23 @@ def main(
     """Measure embedding in one process and on Ray workers."""
     entries, cleaned = read(products, mapping, count)
     batches = [entries[at : at + batch] for at in range(0, len(entries), batch)]
-    one = Models(threads=1)
-    ways: dict[str, Callable[[], dict[str, float]]] = {
-        "one process, 1 thread": lambda: measure(one, 0, 1, batches),
-        "one process, 2 threads": lambda: measure(Models(threads=2), 0, 2, batches),
-        "Ray, 1 worker": lambda: measure(one, 1, 1, batches),
-        "Ray, 2 workers": lambda: measure(one, 2, 2, batches),
-    }
-    seen: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for _ in range(rounds):
-        for name, way in ways.items():
-            seen[name].append(way())
-    rows = {
-        name: {key: float(np.median([row[key] for row in found])) for key in COLUMNS} for name, found in seen.items()
-    }
-    ends = {"read and cleaned": cleaned, "sent to workers and taken back": sent(batches)}
+    tokens = CrossEncoder.load(Models(threads=1))
+    with ExitStack() as stack:
+        began = time.perf_counter()
+        # Ray with room for both ways at once; workers that do nothing take no time.
+        stack.enter_context(opened(Encoder.load(), tokens, Models(threads=1), 3))
+        ray_start = time.perf_counter() - began
+        ways = {
+            "one process, 1 thread": Way(stack, tokens, 1, 0),
+            "one process, 2 threads": Way(stack, tokens, 2, 0),
+            "Ray, 1 worker": Way(stack, tokens, 1, 1),
+            "Ray, 2 workers": Way(stack, tokens, 1, 2),
+        }
+        for _ in range(rounds):
+            for way in ways.values():
+                way.run(batches)
+        rows = {name: way.medians() for name, way in ways.items()}
+        ends = {"read and cleaned": cleaned, "sent to workers and taken back": sent(way.stream, batches)}
     rate = rows["Ray, 2 workers"]["per_cpu_second"]
     costs = {size: size / rate / 3600 for size in SIZES}
     dimension, m = Encoder.load().dimension, Index().m
@@ -155,9 +163,19 @@ def main(
         for size in SIZES
     }
     if as_json:
-        emit_json({"rates": seen, "ends": ends, "core_hours": costs, "vector_gb": memory})
+        emit_json(
+            {
+                "rates": {name: way.rounds for name, way in ways.items()},
+                "ends": ends,
+                "core_hours": costs,
+                "vector_gb": memory,
+            }
+        )
         return
     _show(rows, f"{len(entries)} products × {rounds}, batches of {batch}")
+    out.print(
+        f"Ray itself began in {ray_start:.1f} s; {os.getloadavg()[1]:.0f} processes wanted {os.cpu_count()} cores"
+    )
     for what, value in ends.items():
         out.print(f"{what}: {value:,.0f} products a second, by one process")
     table = Table("products", "core hours", f"hours on {cores} cores", "price", title="Embedding")

@@ -32,7 +32,8 @@ from reranker.scoring import CrossEncoder
 
 ray = pytest.importorskip("ray", reason="the extra `distributed` is not installed")
 
-from ingest.distributed import Shipped, Workers, _start  # noqa: E402
+from ingest.distributed import Workers, _start  # noqa: E402
+from ingest.worker import Shipped  # noqa: E402
 
 SHOP = Path(sample_shop.__file__).parent
 SETTINGS = Settings(ingest=Ingest(batch=16, patience_s=60.0))

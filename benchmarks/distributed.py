@@ -138,6 +138,7 @@ def main(
     """Measure embedding in one process and on Ray workers."""
     entries, cleaned = read(products, mapping, count)
     batches = [entries[at : at + batch] for at in range(0, len(entries), batch)]
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else workers give way to all that runs beside them
     tokens = CrossEncoder.load(Models(threads=1))
     with ExitStack() as stack:
         began = time.perf_counter()

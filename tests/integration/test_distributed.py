@@ -45,6 +45,7 @@ def workers(encoder: Encoder, reranker: CrossEncoder) -> Iterator[Workers]:
     """Two workers of a Ray cluster of the tests' own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_worker_niceness", "0")  # else they wait for all that runs beside them
         with Workers(encoder.bundle, reranker.bundle, Models(), 2) as found:
             yield found
 

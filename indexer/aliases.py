@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 from opensearchpy import OpenSearch
 
-from indexer.bulk import Patience
-from indexer.client import call
 from indexer.errors import ClusterError, UsageError
 from indexer.mappings import Made
+from indexer.patience import Patience
 
 _NAME = re.compile(r'[^A-Z\\/*?"<>| ,#:\x00-\x1f]+')
 _PATIENCE_S = 30.0  # a cluster that is busy or just starting gets a moment
@@ -73,12 +72,15 @@ def dated(name: str) -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
 
 
-def create(client: OpenSearch, name: str, body: dict[str, Any], *, with_alias: bool) -> str:
-    """Make a dated index; `with_alias` makes the alias point to it in the same step. Returns its name."""
-    index = dated(name)
-    whole = {**body, "aliases": {name: {}}} if with_alias else body
-    call(lambda: client.indices.create(index=index, body=whole))
-    return index
+def make(client: OpenSearch, index: str, body: dict[str, Any], patience: Patience) -> None:
+    """Make an index unless it is there, also when another is faster."""
+    if patience.call(lambda: client.indices.exists(index=index)):
+        return
+    try:
+        patience.call(lambda: client.indices.create(index=index, body=body))
+    except ClusterError as error:
+        if "resource_already_exists" not in str(error.__cause__):
+            raise
 
 
 def swap(client: OpenSearch, name: str, new: str) -> list[str]:

@@ -1,5 +1,4 @@
-"""Writing many documents: item by item outcomes, requests as large as the cluster likes them, and a retry loop that
-knows when to stop.
+"""Writing many documents: item by item outcomes, and requests as large as the cluster likes them.
 
 Documents have ids of their own, so a request that was applied and then lost its answer may be sent again: the second
 time replaces the first. Where a write is conditional, the second time is a conflict, and its sender looks again.
@@ -7,27 +6,19 @@ time replaces the first. Where a write is conditional, the second time is a conf
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import ConnectionError as NoConnection
-from opensearchpy.exceptions import SSLError, TransportError
+from opensearchpy.exceptions import TransportError
 
 from indexer.client import explained
-from indexer.errors import ClusterError
+from indexer.patience import TRANSIENT, Patience, told, transient, unanswered
 
-T = TypeVar("T")
-
-# The cluster, or something in front of it, is busy or away for a moment.
-TRANSIENT = frozenset({429, 502, 503, 504})
 TOO_LARGE = 413
-
-
 FORBIDDEN = 403
 CONFLICT = 409
 ABSENT = 404
@@ -66,67 +57,6 @@ class Outcome:
     refused: list[Refusal] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
-
-
-class Patience:
-    """Waits between attempts (exponential, full jitter) until nothing has succeeded for `limit_s` seconds."""
-
-    def __init__(
-        self,
-        limit_s: float = 120.0,
-        *,
-        base_s: float = 0.25,
-        cap_s: float = 15.0,
-        seed: int | None = None,
-        sleep: Callable[[float], object] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.limit_s = limit_s
-        self._base_s, self._cap_s = base_s, cap_s
-        self._random = random.Random(seed)  # noqa: S311 (jitter, not a secret)
-        self._sleep, self._clock = sleep, clock
-        self._failing_since: float | None = None
-        self._attempts = 0
-
-    def succeeded(self) -> None:
-        """Something went through: start afresh at the next problem."""
-        self._failing_since, self._attempts = None, 0
-
-    def wait(self, problem: str) -> None:
-        """Sleep before the next attempt. Raises ClusterError with the problem when patience is over."""
-        now = self._clock()
-        if self._failing_since is None:
-            self._failing_since = now
-        left = self.limit_s - (now - self._failing_since)
-        if left <= 0:
-            raise ClusterError(
-                f"The cluster has taken nothing for {self.limit_s:.0f} s; last problem: {problem}.{_cure(problem)}"
-            )
-        # Full jitter: many writers that failed together must not come back together.
-        delay = self._random.uniform(0, min(self._cap_s, self._base_s * 2**self._attempts))
-        self._attempts = min(self._attempts + 1, 30)
-        self._sleep(min(delay, left))
-
-    def call(self, action: Callable[[], T]) -> T:
-        """The action's result, tried again while the cluster is away or busy. Raises ClusterError."""
-        while True:
-            try:
-                result = action()
-            except TransportError as error:
-                problem = transient(error)
-                if problem is None:
-                    raise explained(error) from error
-                self.wait(problem)
-            except ClusterError as error:
-                # Of an action that explains its errors itself.
-                cause = error.__cause__
-                problem = transient(cause) if isinstance(cause, TransportError) else None
-                if problem is None:
-                    raise
-                self.wait(problem)
-            else:
-                self.succeeded()
-                return result
 
 
 class Pace:
@@ -241,36 +171,10 @@ def stored(
         for item in answer["docs"]:
             if "error" in item and item["error"].get("type") != "index_not_found_exception":
                 # A shard that is not there yet, after a restart: not the same as a document that is not there.
-                raise unanswered(f"reading stored documents failed: {_told(item['error'])}")
+                raise unanswered(f"reading stored documents failed: {told(item['error'])}")
         return {item["_id"]: item for item in answer["docs"] if item.get("found")}
 
     return patience.call(read)
-
-
-def stored_values(
-    client: OpenSearch, index: str, ids: Sequence[str], field_name: str, patience: Patience
-) -> dict[str, str]:
-    """One field's value for those of the ids that the index holds. Raises ClusterError."""
-    found = stored(client, index, ids, patience, [field_name])
-    return {name: str(item["_source"].get(field_name, "")) for name, item in found.items()}
-
-
-def unanswered(reason: str) -> TransportError:
-    """For an answer that lacks a part: as if there were none, so that it is waited for with the same patience."""
-    return TransportError(503, reason, {"error": {"reason": reason}})
-
-
-def transient(error: TransportError) -> str | None:
-    """What to say of an error that may pass by itself; None for one that will not."""
-    if isinstance(error, SSLError):
-        return None
-    if isinstance(error, NoConnection):
-        return f"no connection ({_first_line(error.error)})"
-    if error.status_code in TRANSIENT:
-        info = error.args[2] if len(error.args) > 2 else None
-        told = info.get("error") if isinstance(info, Mapping) else None
-        return f"HTTP status {error.status_code} ({_told(told or error.error)})"
-    return None
 
 
 def _body(index: str, documents: Sequence[Document]) -> bytes:
@@ -301,39 +205,7 @@ def _sort(
             outcome.blocked.append(document.id)
         elif status in TRANSIENT:
             again.append(document)
-            problem = f"HTTP status {status} ({_told(error)})"
+            problem = f"HTTP status {status} ({told(error)})"
         else:
-            outcome.refused.append(Refusal(document.id, status, _told(error)))
+            outcome.refused.append(Refusal(document.id, status, told(error)))
     return again, problem
-
-
-def _told(error: Any) -> str:
-    """The server's error as one line, with the cause that it names innermost."""
-    if not isinstance(error, Mapping):
-        return _first_line(error)
-    parts = [str(error.get("reason") or error.get("type") or "unknown error")]
-    cause = error.get("caused_by")
-    while isinstance(cause, Mapping):
-        parts.append(str(cause.get("reason") or cause.get("type")))
-        cause = cause.get("caused_by")
-    return _first_line(": ".join(dict.fromkeys(parts)))
-
-
-# What a cluster says of itself -> what an operator can do about it.
-_CURES = {
-    "flood-stage": " A disk is almost full: delete old indexes (`shelfrank reindex clean`) or add space; OpenSearch "
-    "takes writes again by itself when enough is free.",
-    "read-only-allow-delete": " An index was made read-only, usually by a full disk: free space, then OpenSearch takes "
-    "writes again by itself.",
-    "circuit_breaking": " The node's heap is full: give it more (SHELFRANK_NODE_HEAP_MB), or lower ingest.bulk_bytes.",
-    "Data too large": " The node's heap is full: give it more (SHELFRANK_NODE_HEAP_MB), or lower ingest.bulk_bytes.",
-    "rejected execution": " Its write queue is full: other writers compete, or the nodes are too few.",
-}
-
-
-def _cure(problem: str) -> str:
-    return next((cure for sign, cure in _CURES.items() if sign in problem), "")
-
-
-def _first_line(value: Any) -> str:
-    return (str(value).splitlines() or [""])[0][:500]

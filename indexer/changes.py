@@ -14,8 +14,8 @@ from typing import Any
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, OpenSearchException
 
-from indexer.bulk import Patience, unanswered
 from indexer.errors import ClusterError
+from indexer.patience import Patience, unanswered
 
 PAGE = 500
 _KEEP_ALIVE = "5m"

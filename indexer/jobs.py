@@ -23,15 +23,16 @@ import msgspec
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError
 
-from indexer.bulk import Patience
-from indexer.errors import ClusterError
+from indexer import aliases
+from indexer.errors import ClusterError, UsageError
+from indexer.patience import Patience
 
 T = TypeVar("T")
 
 INDEX = "shelfrank-jobs"
 LEASE_S = 60.0
-Phase = Literal["none", "build", "verify", "switch", "done", "refused", "cancelled"]
-OPEN_PHASES = ("build", "verify", "switch")
+Phase = Literal["none", "ingest", "build", "verify", "switch", "done", "refused", "cancelled"]
+OPEN_PHASES = ("ingest", "build", "verify", "switch")
 
 _BODY = {
     "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
@@ -51,7 +52,10 @@ class Kept(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """The document of one catalogue. Times are seconds since 1970, of the machine that wrote them."""
+    """The document of one catalogue. Times are seconds since 1970, of the machine that wrote them.
+
+    Phase `ingest` is a first ingest, into an index that no alias stands for yet; the others are a reindex's.
+    """
 
     catalogue: str
     job: str = ""
@@ -65,7 +69,6 @@ class Record(msgspec.Struct):
     deleted_marks: dict[str, int] = {}
     done: int = 0
     total: int | None = None
-    expected: int | None = None
     wanted: Literal["", "pause", "cancel"] = ""
     paused: bool = False
     owner: str = ""
@@ -80,6 +83,18 @@ class Record(msgspec.Struct):
     def is_open(self) -> bool:
         """Whether a job is begun and not ended."""
         return self.phase in OPEN_PHASES
+
+    def must_be_reindex(self) -> None:
+        """Raise UsageError unless a reindex is open."""
+        if self.phase == "ingest":
+            raise UsageError(
+                f"The first ingest of {self.catalogue} is unfinished. Give the same `shelfrank ingest` command again, "
+                f"or throw it away with `shelfrank reindex cancel {self.catalogue}`."
+            )
+        if not self.is_open:
+            raise UsageError(
+                f"No reindex of {self.catalogue} is open (the last one: {self.phase}). Begin one with `start`."
+            )
 
     def held_by_other(self, owner: str, now: float) -> bool:
         """Whether somebody else works on it at this moment."""
@@ -122,7 +137,7 @@ class Board:
     def _read(self, catalogue: str) -> tuple[Record, dict[str, Any]]:
         answer = self._absent_is_empty(lambda: self._client.get(index=INDEX, id=catalogue))
         if "error" in answer:
-            self._make()
+            aliases.make(self._client, INDEX, _BODY, Patience(self.patience_s))
         if not answer.get("found"):
             return Record(catalogue), {"op_type": "create"}
         record = msgspec.convert(answer["_source"], Record)
@@ -138,14 +153,6 @@ class Board:
                 return error.info if isinstance(error.info, dict) else {}
 
         return self._call(read)
-
-    def _make(self) -> None:
-        try:
-            self._call(lambda: self._client.indices.create(index=INDEX, body=_BODY))
-        except ClusterError as error:
-            # Another was faster.
-            if "resource_already_exists" not in str(error.__cause__):
-                raise
 
     def _call(self, request: Callable[[], T]) -> T:
         # A patience of its own for each: the lease is renewed from another thread.

@@ -8,14 +8,15 @@ product that came back since has a higher version than its tombstone.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from opensearchpy import OpenSearch
 
-from indexer import bulk
-from indexer.bulk import BulkWriter, Document, Patience
+from indexer import aliases, bulk, changes
+from indexer.bulk import BulkWriter, Document
 from indexer.errors import ClusterError
+from indexer.patience import Patience
 
 _BODY = {
     "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
@@ -42,7 +43,7 @@ def write(client: OpenSearch, catalogue: str, deleted: Mapping[str, int], patien
     if not deleted:
         return
     index = index_name(catalogue)
-    make(client, catalogue, patience)
+    aliases.make(client, index, _BODY, patience)
     now = int(time.time() * 1000)
     documents = [
         Document(name, msgspec.json.encode({"id": name, "version": version, "deleted_at": now}))
@@ -53,13 +54,10 @@ def write(client: OpenSearch, catalogue: str, deleted: Mapping[str, int], patien
         raise ClusterError(f"{len(left)} deletions could not be noted in {index}: {left[0]}.")
 
 
-def make(client: OpenSearch, catalogue: str, patience: Patience) -> None:
-    """Make the index of tombstones where it is missing."""
+def since(client: OpenSearch, catalogue: str, marks: changes.Marks, patience: Patience) -> Iterator[list[str]]:
+    """Ids of the products that were deleted after the marks, in pages."""
     index = index_name(catalogue)
-    if patience.call(lambda: client.indices.exists(index=index)):
-        return
-    try:
-        patience.call(lambda: client.indices.create(index=index, body=_BODY))
-    except ClusterError as error:
-        if "resource_already_exists" not in str(error.__cause__):
-            raise
+    if changes.marks(client, index, patience):
+        patience.call(lambda: client.indices.refresh(index=index))
+        for hits in changes.changed_since(client, index, marks, patience, source=False):
+            yield [hit["_id"] for hit in hits]

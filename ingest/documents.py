@@ -141,6 +141,10 @@ class Maker:
         """Changes whenever the document would: with the product, the models, or the form of documents."""
         return digest_by(entry, {"vector_bundle": self.encoder.bundle_id, "rerank_bundle": self.tokens.tokens_id})
 
+    def made_already(self, entry: Entry, held: Mapping[str, Any]) -> bool:
+        """Whether a stored document, of which `held` has hash and version, is the one that the entry would become."""
+        return held.get("content_hash") == self.digest(entry) and held.get("version") == entry.version
+
     def sources(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Whole documents. What is stored of the same bundles is kept where the product is as it was."""
         fresh = [entry for entry in entries if not self._keeps_vector(entry)]

@@ -1,29 +1,30 @@
 """A catalogue file into the live index: clean, skip what is stored already, embed, write; a rerun goes on where one
-ended. Building a whole index beside the live one is `ingest.reindex`.
+ended. The first index of a catalogue is seen when it is whole; building one beside a live one is `ingest.reindex`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from opensearchpy import OpenSearch
 
-from indexer import aliases, bulk, jobs, mappings, tombstones
-from indexer.bulk import BulkWriter, Outcome, Patience
+from indexer import aliases, jobs, mappings
+from indexer.bulk import BulkWriter, Outcome
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError
+from indexer.patience import Patience
 from indexer.settings import Settings
-from ingest.documents import OFFER_FIELDS, Encoder, Entry, Maker, Tokens, stored_entry
-from ingest.feed.state import keep_offers
-from ingest.products import Products, StoppedError
+from ingest.documents import Encoder, Entry, Maker, Tokens
+from ingest.first import First, ended
+from ingest.products import Products, StoppedError, pausing
 from ingest.report import DeadLetters, Report
-from ingest.sources import Catalogue, Rejection
+from ingest.settle import look, refuse, settle
+from ingest.sources import Catalogue
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,15 @@ class Job:
         *,
         stop: threading.Event | None = None,
         on_progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None,
+        lease_s: float = jobs.LEASE_S,
     ) -> None:
         self.report = Report()
         self._client, self._catalogue = client, catalogue
         self._maker = Maker(encoder, tokens)
         self._settings, self._options = settings, options
         self._stop = stop or threading.Event()
-        self._on_progress = on_progress
+        self._on_progress, self._lease_s = on_progress, lease_s
+        self._pause = pausing(self._stop)
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
         self._made = mappings.made(settings.index, encoder.bundle_id, encoder.dimension)
 
@@ -66,8 +69,11 @@ class Job:
         """
         started = time.monotonic()
         try:
-            with jobs.Lease(jobs.Board(self._client), self._options.name) as lease:
+            with jobs.Lease(jobs.Board(self._client), self._options.name, lease_s=self._lease_s) as lease:
                 return self._run(lease)
+        except StoppedError:
+            self.report.stopped = True  # while the cluster was waited for
+            return self.report
         except ClusterError as error:
             raise ClusterError(f"{error} {self._how_far()}") from error
         finally:
@@ -76,14 +82,24 @@ class Job:
     def _run(self, lease: jobs.Lease) -> Report:
         report, options = self.report, self._options
         mappings.check_vector(self._settings.index, self._patience.call(lambda: capabilities(self._client)))
-        report.index = self._target(aliases.live(self._client, options.name))
+        live = aliases.live(self._client, options.name)
+        first = None
+        if live is None:
+            first = First(self._client, options.name, lease, self._patience)
+            report.index = first.begin(self._settings.index, self._made)
+        else:
+            lease.change(ended)  # where the last run came no further than to move the alias
+            report.index = self._fitting(live)
         if self._catalogue.unused:
             report.warnings.append(f"Columns that the mapping does not use: {', '.join(self._catalogue.unused)}.")
         with DeadLetters(options.dead_letter) as letters:
             try:
-                self._ingest(report.index, letters, lease)
+                self._ingest(report.index, letters, lease, first)
             except StoppedError:
                 report.stopped = True
+                if first:
+                    report.warnings.append(first.stopped())
+                    return report
             finally:
                 report.dead_letter = letters.written
         if report.read and not report.clean and not report.stopped:
@@ -92,15 +108,13 @@ class Job:
                 "and whether the mapping fits the file."
             )
         self._patience.call(lambda: self._client.indices.refresh(index=report.index))
+        if first:
+            first.show()
         return report
 
-    def _target(self, live: aliases.Live | None) -> str:
-        """The index to write to, made when there is none."""
-        name = self._options.name
-        if live is None:
-            body = mappings.index_body(self._settings.index, self._made)
-            return aliases.create(self._client, name, body, with_alias=True)
-        there, wanted = live.made, self._made
+    def _fitting(self, live: aliases.Live) -> str:
+        """The live index, if documents of this encoder and this version go into it. Raises ClusterError."""
+        name, there, wanted = self._options.name, live.made, self._made
         if (there.encoder, there.dimension) != (wanted.encoder, wanted.dimension):
             raise ClusterError(
                 f"{name} ({live.index}) holds vectors of the encoder {there.encoder} ({there.dimension} dimensions), "
@@ -119,7 +133,7 @@ class Job:
             )
         return live.index
 
-    def _ingest(self, index: str, letters: DeadLetters, lease: jobs.Lease) -> None:
+    def _ingest(self, index: str, letters: DeadLetters, lease: jobs.Lease, first: First | None) -> None:
         ingest = self._settings.ingest
         writer = BulkWriter(self._client, index, max_bytes=ingest.bulk_bytes, patience=self._patience)
         products = Products(
@@ -134,15 +148,15 @@ class Job:
             lease.check()
             self._write(index, batch, writer, letters)
             self._on_progress("Ingest", self.report.read, products.total)
-            if self._stop.is_set():
+            self._pause(0)
+            if first and lease.wanted:
                 raise StoppedError
 
     def _write(self, index: str, batch: Sequence[Entry], writer: BulkWriter, letters: DeadLetters) -> None:
         report, left = self.report, list(batch)
         while left:
-            changed = settle(
-                self._client, self._options.name, index, left, self._maker, self._patience, report, letters
-            )
+            there = look(self._client, self._options.name, index, [entry.id for entry in left], self._patience)
+            changed = settle(left, there, self._maker, report, letters)
             outcome = Outcome()
             try:
                 writer.write(self._maker.documents(changed), outcome)
@@ -155,7 +169,7 @@ class Job:
                     f"write block). See `shelfrank reindex status {self._options.name}`."
                 )
             # Somebody else wrote these since they were looked at: look again.
-            left = [entry for entry in changed if entry.id in set(outcome.conflicts)]
+            left = [entry for entry in left if entry.id in set(outcome.conflicts)]
 
     def _how_far(self) -> str:
         report = self.report
@@ -165,71 +179,3 @@ class Job:
             f"So far {report.written} products were written to {report.index} and {report.unchanged} were there "
             "already. When the cluster is back, the same command will go on: what is written is skipped."
         )
-
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise StoppedError
-
-
-def settle(
-    client: OpenSearch,
-    catalogue: str,
-    index: str,
-    batch: Sequence[Entry],
-    maker: Maker,
-    patience: Patience,
-    report: Report,
-    letters: DeadLetters,
-) -> list[Entry]:
-    """The entries of a file that are to be written to `index`: newer than what it holds, and different.
-
-    A row without a version counts as newest of all that still exists, takes on the stored version, and brings nothing
-    back that was deleted; a row with one gives way to what is stored with a higher one.
-    """
-    ids = [entry.id for entry in batch]
-    there = bulk.stored(client, index, ids, patience, ["content_hash", "version", "offer", *OFFER_FIELDS])
-    deleted = tombstones.versions(client, catalogue, ids, patience)
-    chosen = []
-    for entry in batch:
-        found = there.get(entry.id, {})
-        held = found.get("_source", {})
-        entry.seen = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]} if found else {}
-        if (
-            entry.id in deleted
-            and entry.id not in there
-            and (entry.version is None or entry.version <= deleted[entry.id])
-        ):
-            report.deleted += 1
-            reason = f"deleted: a message of version {deleted[entry.id]} did; send it anew with a higher version"
-            letters.add(Rejection(entry.row, "id", entry.id, reason))
-            continue
-        if entry.version is not None and entry.version < held.get("version", -1):
-            report.superseded += 1
-            continue
-        take_order(entry, held)
-        if held.get("content_hash") == maker.digest(entry) and held.get("version") == entry.version:
-            report.unchanged += 1
-        else:
-            chosen.append(entry)
-    return chosen
-
-
-def take_order(entry: Entry, held: Mapping[str, Any]) -> None:
-    """Give a row of a file its place in the order of changes, from the document that the index holds of it.
-
-    Without a version it counts as newest of all up to now, with one it leaves newer prices and stocks alone.
-    """
-    if entry.version is None:
-        entry.version, entry.offer = held.get("version"), dict(held.get("offer", {}))
-    elif held:
-        keep_offers(entry, stored_entry(held))
-
-
-def refuse(outcome: Outcome, batch: Sequence[Entry], report: Report, letters: DeadLetters) -> None:
-    """Count what the cluster will not take, and put it with the dead letters."""
-    rows = {entry.id: entry.row for entry in batch}
-    for refusal in outcome.refused:
-        report.failed += 1
-        reason = f"the cluster refused it ({refusal.status}): {refusal.reason}"
-        report.count(report.reasons, "refused by the cluster", rows[refusal.id], refusal.id, reason)
-        letters.add(Rejection(rows[refusal.id], "", refusal.id, reason))

@@ -22,6 +22,16 @@ class StoppedError(Exception):
     """The user asked to stop; what was begun is finished."""
 
 
+def pausing(stop: threading.Event) -> Callable[[float], None]:
+    """What waits for so many seconds, 0 too, and raises StoppedError as soon as `stop` is set."""
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise StoppedError
+
+    return pause
+
+
 class Products:
     """One pass over a catalogue. `report` counts what was read, accepted, refused and flagged."""
 
@@ -35,7 +45,7 @@ class Products:
         on_progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None,
     ) -> None:
         self._catalogue, self._report, self._limit = catalogue, report, limit
-        self._stop = stop or threading.Event()
+        self._pause = pausing(stop or threading.Event())
         self._on_progress = on_progress
         self.total: int | None = limit  # rows of the file, once the first pass has counted them
 
@@ -85,7 +95,6 @@ class Products:
                 prices.add(*price)
             if rows % 1000 == 0:
                 self._on_progress("Prices", rows, None)
-                if self._stop.is_set():
-                    raise StoppedError
+                self._pause(0)
         self.total = rows if self._limit is None else min(rows, self._limit)
         return prices

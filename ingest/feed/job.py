@@ -17,20 +17,21 @@ import msgspec
 from opensearchpy import OpenSearch
 
 from indexer import aliases, bulk, jobs, mappings, tombstones
-from indexer.bulk import BulkWriter, Document, Outcome, Patience
+from indexer.bulk import BulkWriter, Document, Outcome
 from indexer.errors import ClusterError, UsageError
+from indexer.patience import Patience
 from indexer.settings import Settings
 from ingest.documents import Encoder, Entry, Maker, Tokens, digest_by, stored_entry
 from ingest.feed.events import Event
 from ingest.feed.state import Product
-from ingest.products import StoppedError
+from ingest.products import StoppedError, pausing
 from ingest.report import DeadLetters
 from ingest.sources import Rejection
 
 
 @dataclass
 class Counts:
-    """What became of a feed's lines: read = applied + superseded + unchanged + rejected + failed, at its end."""
+    """What became of a feed's lines: read = applied + superseded + rejected + failed, at its end."""
 
     read: int = 0
     applied: int = 0
@@ -68,7 +69,8 @@ class Feed:
         self.counts = Counts()
         self._client, self._name, self._settings, self._letters = client, name, settings, letters
         self._maker = Maker(encoder, tokens)
-        self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
+        self._on_progress, self._lease_s = on_progress, lease_s
+        self._pause = pausing(stop or threading.Event())
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
         # Of its own: what is read between two attempts must not pass for the end of a write block.
         self._block = Patience(settings.ingest.patience_s, sleep=self._pause)
@@ -84,8 +86,7 @@ class Feed:
                     lease.check()
                     self._batch(batch)
                     self._on_progress("Feed", self.counts.read, None)
-                    if self._stop.is_set():
-                        raise StoppedError
+                    self._pause(0)
         except StoppedError:
             self.counts.stopped = True
         finally:
@@ -220,7 +221,3 @@ class Feed:
         kind = rejection.reason.partition(":")[0]
         self.counts.reasons[kind] = self.counts.reasons.get(kind, 0) + 1
         self._letters.add(rejection)
-
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise StoppedError

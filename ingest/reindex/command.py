@@ -15,8 +15,8 @@ from rich.table import Table
 
 from indexer import aliases, jobs, settings, terminal
 from indexer import client as clusters
-from indexer.bulk import Patience
 from indexer.errors import ShelfrankError, UsageError
+from indexer.patience import Patience
 from ingest.commands import STOPPED, publish, shower, stoppable
 from ingest.reindex import operations, origins
 from ingest.reindex.job import Options, Reindex
@@ -140,8 +140,7 @@ def resume(name: str, file: Path | None, json_output: bool, **chosen: Any) -> No
     aliases.check_name(name)
     client, loaded = _connected()
     record = jobs.Board(client).read(name)
-    if not record.is_open:
-        raise UsageError(f"No reindex of {name} is open (the last one: {record.phase}). Begin one with `start`.")
+    record.must_be_reindex()
     origin = origins.again(record.source, client, Patience(loaded.ingest.patience_s), file)
     _run(client, loaded, origin, name, json_output, "resume", chosen)
 
@@ -188,7 +187,8 @@ def _run(
     publish(report, None, json_output, {"checks": msgspec.to_builtins(job.checks)})
     _show_checks(job, json_output)
     if report.stopped:
-        terminal.err.print(f"Paused. Go on with: shelfrank reindex resume {name}", markup=False)
+        went_on = f"Paused. Go on with: shelfrank reindex resume {name}"
+        terminal.err.print(went_on if report.index else "Stopped before it began.", markup=False)
         sys.exit(STOPPED)
 
 
@@ -259,7 +259,12 @@ def _sentence(shown: operations.Status) -> str:
     record = shown.record
     live = f"{record.catalogue}: {shown.live or 'no index'} is live"
     parts = [f"{live}, {shown.documents:,} products." if shown.documents is not None else f"{live}."]
-    if record.is_open:
+    if record.phase == "ingest" and not shown.live:
+        state = "running" if shown.running else "unfinished"
+        parts.append(f"Its first ingest is {state}: {record.target} is not seen before it is whole.")
+        if not shown.running:
+            parts.append("Go on: give the same `shelfrank ingest` command again.")
+    elif record.is_open:
         total = f" of {record.total:,}" if record.total else ""
         state = "running" if shown.running else "paused" if record.paused else "left by its process"
         parts.append(f"A reindex into {record.target} is open: {record.phase}, {record.done:,}{total}, {state}.")
@@ -282,9 +287,12 @@ def _sentence(shown: operations.Status) -> str:
     return "\n  ".join(parts)
 
 
-@reindex.command(context_settings=_CONTEXT)
-@name_argument
-@as_json
+def _on_catalogue(command: Callable[..., Any]) -> click.Command:
+    """A command on one catalogue that has no options of its own."""
+    return reindex.command(context_settings=_CONTEXT)(name_argument(as_json(command)))
+
+
+@_on_catalogue
 def pause(name: str, json_output: bool) -> None:
     """Ask the process that works on NAME to stop after its batch; `resume` goes on.
 
@@ -301,9 +309,7 @@ def pause(name: str, json_output: bool) -> None:
     )
 
 
-@reindex.command(context_settings=_CONTEXT)
-@name_argument
-@as_json
+@_on_catalogue
 def cancel(name: str, json_output: bool) -> None:
     """End the open reindex of NAME and delete its unfinished index. The live index stays as it is.
 
@@ -323,9 +329,7 @@ def cancel(name: str, json_output: bool) -> None:
     _answer({"phase": record.phase, "asked": record.owner if record.is_open else ""}, text, json_output)
 
 
-@reindex.command(context_settings=_CONTEXT)
-@name_argument
-@as_json
+@_on_catalogue
 def rollback(name: str, json_output: bool) -> None:
     """Make the index that was live before NAME's last switch live again, with everything that changed since.
 

@@ -21,27 +21,26 @@ from typing import Any, TypeVar
 
 import msgspec
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import NotFoundError
 
 from indexer import aliases, bulk, changes, jobs, mappings, tombstones
-from indexer.bulk import BulkWriter, Document, Outcome, Patience
+from indexer.bulk import BulkWriter, Document, Outcome
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError, UsageError, WorkerError
+from indexer.patience import Patience
 from indexer.settings import Settings
-from ingest.documents import OFFER_FIELDS, Encoder, Entry, Maker, Stream, Tokens, stored_entry
-from ingest.job import refuse, take_order
-from ingest.products import StoppedError
+from ingest.documents import Encoder, Entry, Maker, Stream, Tokens, stored_entry
+from ingest.products import StoppedError, pausing
 from ingest.reindex.origins import Origin, Progress
+from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_again, undo
 from ingest.reindex.verify import Check, Examination, Judged, Sample
 from ingest.report import DeadLetters, Report
-from ingest.sources import Rejection
+from ingest.settle import in_order, look, refuse
 
 T = TypeVar("T")
 
 FEW_CHANGES = 1000  # what a catch-up may leave to the one that writers wait for
 MAX_CATCH_UPS = 20
 _TELL_EVERY_S = 2.0
-_ORDER = ["version", "offer", *OFFER_FIELDS]  # what decides which of two is newer
 _GREEN_S = 120.0
 
 
@@ -80,11 +79,13 @@ class Reindex:
         self._maker, self._settings = Maker(encoder, tokens), settings
         self._stream = stream or self._maker.stream
         self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
+        self._pause = pausing(self._stop)
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
         self._board = jobs.Board(client, settings.ingest.patience_s)
         self._ids: set[str] = set()  # what the new index should hold; only where the origin is no index
         self._touched: set[str] = set()  # written by a catch-up: newer than what the origin said
         self._dying: set[str] = set()  # with a tombstone, and still in the live index when a catch-up looked
+        self._fresh = aliases.dated(options.name)  # what a new job builds
         self._sample = Sample(options.sample, options.name)
         self._told = 0.0
 
@@ -98,10 +99,10 @@ class Reindex:
         return self._run(self._go_on)
 
     def _run(self, opening: Any) -> Report:
-        mappings.check_vector(self._settings.index, self._patience.call(lambda: capabilities(self._client)))
         started = time.monotonic()
         name = self._options.name
         try:
+            mappings.check_vector(self._settings.index, self._patience.call(lambda: capabilities(self._client)))
             with jobs.Lease(self._board, name, lease_s=self._lease_s) as lease:
                 record = lease.change(opening)
                 self.report.index = record.target
@@ -115,6 +116,8 @@ class Reindex:
                     problem = str(error)
                     lease.change(lambda record: setattr(record, "problem", problem))
                     raise
+        except StoppedError:
+            self.report.stopped = True  # before there was a job to go on with
         finally:
             self.report.seconds = time.monotonic() - started
         return self.report
@@ -123,12 +126,16 @@ class Reindex:
 
     def _begin(self, record: jobs.Record) -> None:
         name = self._options.name
-        if record.is_open and record.job:
+        live = aliases.live(self._client, name)
+        if record.target == self._fresh:
+            return  # our own note, whose answer was lost
+        if record.phase == "ingest" and live is None:
+            record.must_be_reindex()
+        if record.is_open and record.phase != "ingest":
             raise UsageError(
                 f"A reindex of {name} is open ({record.phase}, {record.done:,} done). Go on with "
                 f"`shelfrank reindex resume {name}`, or end it with `shelfrank reindex cancel {name}`."
             )
-        live = aliases.live(self._client, name)
         if self._origin.stored and live is None:
             raise UsageError(f"There is no catalogue {name} to take products from. Name a file with --file.")
         now = time.time()
@@ -137,7 +144,7 @@ class Reindex:
             job=f"{name}-{int(now)}",
             phase="build",
             source=self._origin.described(),
-            target=aliases.dated(name),
+            target=self._fresh,
             live=live.index if live else "",
             encoder=self._maker.encoder.bundle_id,
             tokens=self._maker.tokens.tokens_id,
@@ -152,9 +159,8 @@ class Reindex:
         _copy(fresh, record)
 
     def _go_on(self, record: jobs.Record) -> None:
-        name, encoder = self._options.name, self._maker.encoder.bundle_id
-        if not record.is_open:
-            raise UsageError(f"No reindex of {name} is open (the last one: {record.phase}). Begin one with `start`.")
+        encoder = self._maker.encoder.bundle_id
+        record.must_be_reindex()
         if (record.encoder, record.tokens) != (encoder, self._maker.tokens.tokens_id):
             raise UsageError(
                 f"This reindex was begun with the encoder {record.encoder} and token ids {record.tokens}; loaded are "
@@ -191,17 +197,11 @@ class Reindex:
         self._switch(lease, record)
 
     def _make(self, record: jobs.Record) -> None:
-        if self._patience.call(lambda: self._client.indices.exists(index=record.target)):
-            return
         made = mappings.made(self._settings.index, record.encoder, self._maker.encoder.dimension)
         body = mappings.index_body(self._settings.index, made)
         # Nobody searches it yet: no refreshes, no copies.
         body["settings"]["index"] |= {"refresh_interval": "-1", "number_of_replicas": 0}
-        try:
-            self._patience.call(lambda: self._client.indices.create(index=record.target, body=body))
-        except ClusterError as error:
-            if "resource_already_exists" not in str(error.__cause__):
-                raise
+        aliases.make(self._client, record.target, body, self._patience)
 
     def _build(self, lease: jobs.Lease, record: jobs.Record, letters: DeadLetters) -> None:
         writer = self._writer(record.target)
@@ -228,28 +228,18 @@ class Reindex:
     def _newest(self, record: jobs.Record, batch: Sequence[Entry], letters: DeadLetters) -> list[Entry]:
         """A file's rows without what was deleted since, and with the live document where that is newer."""
         ids = [entry.id for entry in batch]
-        there = bulk.stored(self._client, record.live, ids, self._patience, _ORDER) if record.live else {}
-        deleted = tombstones.versions(self._client, record.catalogue, ids, self._patience)
-        held = {name: found["_source"] for name, found in there.items()}
-        newer = [
-            entry.id
-            for entry in batch
-            if entry.version is not None and held.get(entry.id, {}).get("version", -1) > entry.version
-        ]
+        there = look(self._client, record.catalogue, record.live, ids, self._patience)
+        newer = [row.id for row in batch if there.is_newer(row)]
         whole = bulk.stored(self._client, record.live, newer, self._patience)
         chosen = []
-        for entry in batch:
-            gone, live = deleted.get(entry.id), held.get(entry.id, {})
-            if gone is not None and entry.id not in held and (entry.version is None or entry.version <= gone):
-                self.report.deleted += 1
-                reason = f"deleted: a message of version {gone} did; send it anew with a higher version"
-                letters.add(Rejection(entry.row, "id", entry.id, reason))
-            elif entry.id in whole:
+        for row in batch:
+            if there.is_deleted(row, self.report, letters):
+                continue
+            if row.id in whole:
                 self.report.superseded += 1
-                chosen.append(stored_entry(whole[entry.id]["_source"]))
+                chosen.append(stored_entry(whole[row.id]["_source"]))
             else:
-                take_order(entry, live)
-                chosen.append(entry)
+                chosen.append(in_order(row, there.held(row.id)))
         return chosen
 
     def _changed(self, record: jobs.Record, batches: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
@@ -259,8 +249,7 @@ class Reindex:
             there = bulk.stored(self._client, record.target, [entry.id for entry in batch], self._patience, fields)
             changed = []
             for entry in batch:
-                held = there.get(entry.id, {}).get("_source", {})
-                if held.get("content_hash") == self._maker.digest(entry) and held.get("version") == entry.version:
+                if self._maker.made_already(entry, there.get(entry.id, {}).get("_source", {})):
                     self.report.unchanged += 1
                 else:
                     changed.append(entry)
@@ -394,8 +383,7 @@ class Reindex:
         if not record.live:
             return 0
         client, name = self._client, record.catalogue
-        graves = tombstones.index_name(name)
-        marks, deleted_marks = changes.marks(client, record.live, self._patience), self._marks(graves)
+        marks, deleted_marks = self._marks(record.live), self._marks(tombstones.index_name(name))
         self._refresh(record.live)
         writer = self._writer(record.target)
         count = 0
@@ -411,22 +399,14 @@ class Reindex:
         for batch, documents in self._stream(self._changed(record, newer)):
             lease.check()
             self._write(batch, documents, writer, None)
-        if deleted_marks:
-            self._refresh(graves)
-            for hits in changes.changed_since(client, graves, record.deleted_marks, self._patience):
-                lease.check()
-                self._dying.update(hit["_id"] for hit in hits)
-        for ids in _batches(iter(sorted(self._dying)), changes.PAGE):
-            still = bulk.stored(client, record.live, ids, self._patience, False)
-            gone = [key for key in ids if key not in still]
-            writer.write([Document(key, op="delete") for key in gone])
-            self._dying.difference_update(gone)
-            self._ids.difference_update(gone)
-            self._touched.update(gone)
-            count += len(gone)
+        gone = follow_deletions(
+            client, name, record.live, record.deleted_marks, self._dying, writer, self._patience, lease
+        )
+        self._ids.difference_update(gone)
+        self._touched.update(gone)
         # Here alone: a resumed job builds again from its origin, and must bring over all that came since it began.
         record.marks, record.deleted_marks = marks, deleted_marks
-        return count
+        return count + len(gone)
 
     def _newer(self, record: jobs.Record, batches: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
         """What of each batch is to replace what the new index holds: a file may know of a newer version."""
@@ -450,7 +430,8 @@ class Reindex:
                 record.done, record.total = done, total
 
             lease.change(tell)
-        if self._stop.is_set() or lease.wanted:
+        self._pause(0)
+        if lease.wanted:
             raise StoppedError
 
     def _stopped(self, lease: jobs.Lease) -> None:
@@ -476,41 +457,6 @@ class Reindex:
 
     def _count(self, index: str) -> int:
         return int(self._patience.call(lambda: self._client.count(index=index))["count"])
-
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise StoppedError
-
-
-def keep(record: jobs.Record, index: str, after: changes.Marks, gone: changes.Marks) -> None:
-    """Remember an index that the alias leaves, with its successor's marks at that moment."""
-    record.history = [kept for kept in record.history if kept.index != index]
-    if index:
-        record.history.append(jobs.Kept(index, time.time(), after, gone))
-
-
-def open_again(client: OpenSearch, index: str) -> None:
-    """Let an index take writes again."""
-    try:
-        Patience(30.0).call(
-            lambda: client.indices.put_settings(index=index, body={"index": {"blocks": {"write": None}}})
-        )
-    except ClusterError as error:
-        if not isinstance(error.__cause__, NotFoundError):
-            raise
-
-
-def undo(client: OpenSearch, record: jobs.Record) -> None:
-    """Take back what an open job has done: the live index takes writes, the new one is gone."""
-    if record.live:
-        open_again(client, record.live)
-    if record.target:
-        Patience(30.0).call(lambda: client.indices.delete(index=record.target, params={"ignore_unavailable": "true"}))
-
-
-def end_cancelled(record: jobs.Record) -> None:
-    """Note that an open job has ended without a new index."""
-    record.phase, record.wanted, record.paused, record.target = "cancelled", "", False, ""
 
 
 def _copy(source: jobs.Record, to: jobs.Record) -> None:

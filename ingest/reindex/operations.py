@@ -8,12 +8,13 @@ import msgspec
 from opensearchpy import OpenSearch
 
 from indexer import aliases, changes, jobs, tombstones
-from indexer.bulk import BulkWriter, Document, Patience, stored
+from indexer.bulk import BulkWriter
 from indexer.client import index_meta
 from indexer.errors import ClusterError, UsageError
+from indexer.patience import Patience
 from indexer.settings import Settings
 from ingest.documents import Encoder, Maker, Tokens, stored_entry
-from ingest.reindex.job import end_cancelled, keep, open_again, undo
+from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_again, undo
 
 
 class Status(msgspec.Struct):
@@ -131,7 +132,6 @@ def _bring_back(
     lease: jobs.Lease,
 ) -> int:
     writer = BulkWriter(client, kept.index, patience=patience)
-    graves = tombstones.index_name(name)
     patience.call(lambda: client.indices.refresh(index=live))
     count = 0
     for hits in changes.changed_since(client, live, kept.marks, patience):
@@ -140,14 +140,8 @@ def _bring_back(
         if outcome.refused:
             raise ClusterError(f"{kept.index} does not take {outcome.refused[0].id}: {outcome.refused[0].reason}")
         count += len(hits)
-    if changes.marks(client, graves, patience):
-        patience.call(lambda: client.indices.refresh(index=graves))
-        for hits in changes.changed_since(client, graves, kept.deleted_marks, patience):
-            ids = [hit["_id"] for hit in hits]
-            still = stored(client, live, ids, patience, False)
-            gone = [key for key in ids if key not in still]
-            writer.write([Document(key, op="delete") for key in gone])
-            count += len(gone)
+    # The live index takes no writes: whatever has a tombstone and is there stays.
+    count += len(follow_deletions(client, name, live, kept.deleted_marks, set(), writer, patience, lease))
     patience.call(lambda: client.indices.refresh(index=kept.index))
     return count
 
@@ -184,4 +178,4 @@ def clean(client: OpenSearch, name: str, keep_last: int, *, dry_run: bool = Fals
 
 def _must_be_open(record: jobs.Record) -> None:
     if not record.is_open:
-        raise UsageError(f"No reindex of {record.catalogue} is open (the last one: {record.phase}).")
+        record.must_be_reindex()

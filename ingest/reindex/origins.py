@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from opensearchpy import OpenSearch
 
 from indexer import changes
-from indexer.bulk import Patience
 from indexer.errors import ClusterError, InputError
+from indexer.patience import Patience
 from ingest.documents import Entry, stored_entry
 from ingest.products import Products
 from ingest.report import DeadLetters, Report

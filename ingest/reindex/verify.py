@@ -13,9 +13,9 @@ import numpy as np
 from opensearchpy import OpenSearch
 
 from indexer import bulk, mappings
-from indexer.bulk import Patience
 from indexer.client import capabilities
 from indexer.errors import ClusterError
+from indexer.patience import Patience
 from indexer.settings import Index, Settings
 from ingest.documents import Entry, Maker
 from reranker.encoder import Encoder

@@ -7,14 +7,22 @@ from collections.abc import Iterator
 import pytest
 from opensearchpy import OpenSearch
 
-from indexer.aliases import check_name, create, leftovers, live, swap
+from indexer.aliases import check_name, dated, leftovers, live, make, swap
 from indexer.errors import ClusterError, UsageError
 from indexer.mappings import index_body, made
+from indexer.patience import Patience
 from indexer.settings import Index
 
 NAME = "test-aliases"
 MADE = made(Index(), "encoder-1", 3)
 BODY = index_body(Index(), MADE)
+
+
+def create(client: OpenSearch, name: str, *, with_alias: bool) -> str:
+    """An index as a job makes it, and, as is done once it is whole, the alias."""
+    index = dated(name)
+    make(client, index, {**BODY, "aliases": {name: {}}} if with_alias else BODY, Patience())
+    return index
 
 
 @pytest.fixture
@@ -35,7 +43,7 @@ def test_a_name_that_nothing_has_stands_for_nothing(clean: OpenSearch) -> None:
 
 @pytest.mark.node
 def test_a_new_catalogue_is_a_dated_index_behind_its_name(clean: OpenSearch) -> None:
-    index = create(clean, NAME, BODY, with_alias=True)
+    index = create(clean, NAME, with_alias=True)
     assert index.startswith(f"{NAME}-2")
     found = live(clean, NAME)
     assert found is not None
@@ -43,9 +51,18 @@ def test_a_new_catalogue_is_a_dated_index_behind_its_name(clean: OpenSearch) -> 
 
 
 @pytest.mark.node
+def test_an_index_is_made_once_whoever_is_faster(clean: OpenSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = create(clean, NAME, with_alias=False)
+    make(clean, index, BODY, Patience())
+    monkeypatch.setattr(clean.indices, "exists", lambda index: False)  # another makes it just now
+    make(clean, index, BODY, Patience())
+    assert leftovers(clean, NAME) == [index]
+
+
+@pytest.mark.node
 def test_a_swap_moves_the_name_and_leaves_the_old_index(clean: OpenSearch) -> None:
-    old = create(clean, NAME, BODY, with_alias=True)
-    new = create(clean, NAME, BODY, with_alias=False)
+    old = create(clean, NAME, with_alias=True)
+    new = create(clean, NAME, with_alias=False)
     assert leftovers(clean, NAME) == [new]
     assert swap(clean, NAME, new) == [old]
     found = live(clean, NAME)
@@ -56,14 +73,14 @@ def test_a_swap_moves_the_name_and_leaves_the_old_index(clean: OpenSearch) -> No
 
 @pytest.mark.node
 def test_a_swap_to_a_name_that_is_new_makes_it(clean: OpenSearch) -> None:
-    index = create(clean, NAME, BODY, with_alias=False)
+    index = create(clean, NAME, with_alias=False)
     assert swap(clean, NAME, index) == []
     assert live(clean, NAME) is not None
 
 
 @pytest.mark.node
 def test_leftovers_are_not_those_of_a_longer_name(clean: OpenSearch) -> None:
-    create(clean, f"{NAME}-zh", BODY, with_alias=False)
+    create(clean, f"{NAME}-zh", with_alias=False)
     assert leftovers(clean, NAME) == []
 
 
@@ -76,8 +93,8 @@ def test_an_index_of_that_very_name_is_refused(clean: OpenSearch) -> None:
 
 @pytest.mark.node
 def test_an_alias_to_several_indices_is_refused(clean: OpenSearch) -> None:
-    create(clean, NAME, BODY, with_alias=True)
-    create(clean, NAME, BODY, with_alias=True)
+    create(clean, NAME, with_alias=True)
+    create(clean, NAME, with_alias=True)
     with pytest.raises(ClusterError, match="several indices"):
         live(clean, NAME)
 

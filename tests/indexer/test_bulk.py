@@ -11,8 +11,9 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import AuthorizationException, ConnectionTimeout, TransportError
 from opensearchpy.exceptions import ConnectionError as NoConnection
 
-from indexer.bulk import BulkWriter, Document, Outcome, Patience, Refusal, stored_values
+from indexer.bulk import BulkWriter, Document, Outcome, Refusal, stored
 from indexer.errors import ClusterError
+from indexer.patience import Patience
 
 INDEX = "test-bulk"
 
@@ -91,10 +92,11 @@ def test_a_document_that_the_mapping_refuses_costs_only_itself(client: OpenSearc
 
 
 @pytest.mark.node
-def test_stored_values_are_those_of_documents_that_exist(client: OpenSearch, index: str) -> None:
+def test_what_is_stored_is_read_of_documents_that_exist(client: OpenSearch, index: str) -> None:
     BulkWriter(client, index).write(documents("a", "b"))
-    assert stored_values(client, index, ["b", "x", "a"], "name", Patience()) == {"a": "a", "b": "b"}
-    assert stored_values(client, index, [], "name", Patience()) == {}
+    found = stored(client, index, ["b", "x", "a"], Patience(), ["name"])
+    assert {name: item["_source"] for name, item in found.items()} == {"a": {"name": "a"}, "b": {"name": "b"}}
+    assert stored(client, index, [], Patience()) == {}
 
 
 def test_requests_are_bounded_in_documents_and_in_bytes() -> None:

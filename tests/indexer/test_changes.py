@@ -8,8 +8,8 @@ import pytest
 from opensearchpy import OpenSearch
 
 from indexer import bulk, changes
-from indexer.bulk import Patience
 from indexer.errors import ClusterError
+from indexer.patience import Patience
 
 INDEX = "test-changes"
 

@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
 def drive(url: str, name: str, file: str, mapping: str, what: str) -> None:
     """One `start` or `resume` of a reindex from a file, with the stand-in for the models. For a process of its own."""
     from indexer import client as clusters
-    from indexer.bulk import Patience
+    from indexer.patience import Patience
     from indexer.settings import Cluster, Ingest, Settings
     from ingest.reindex.job import Options, Reindex
     from ingest.reindex.origins import FromFile

@@ -24,7 +24,7 @@ from opensearchpy import OpenSearch
 from indexer import aliases, changes, jobs
 from indexer import client as clusters
 from indexer import node as nodes
-from indexer.bulk import Patience
+from indexer.patience import Patience
 from indexer.settings import Cluster, Node, Settings
 from ingest import sample_shop
 from ingest.documents import Maker

@@ -16,8 +16,9 @@ import pytest
 from opensearchpy import OpenSearch
 
 from indexer import changes
-from indexer.bulk import Document, Patience
+from indexer.bulk import Document
 from indexer.errors import WorkerError
+from indexer.patience import Patience
 from indexer.settings import Ingest, Models, Settings
 from ingest import sample_shop
 from ingest.documents import Entry, Maker, Stream

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from opensearchpy import OpenSearch
 
-from indexer import aliases, jobs
-from indexer.bulk import Patience
+from indexer import aliases
 from indexer.errors import ClusterError, UsageError
+from indexer.patience import Patience
 from indexer.settings import Ingest, Settings
 from ingest.feed.command import PLAIN, read
 from ingest.feed.events import parse
@@ -25,27 +25,20 @@ from ingest.reindex.origins import FromStored
 from ingest.report import DeadLetters
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
+from tests.integration.clearing import remove
 from tests.integration.standin import StandIn
 
 NAME = "test-feed"
 SETTINGS = Settings(ingest=Ingest(batch=50, patience_s=30.0))
 
 
-def remove(client: OpenSearch) -> None:
-    pattern = f"{NAME}*,shelfrank-deleted-{NAME}*"
-    for index in client.indices.get(index=pattern, params={"expand_wildcards": "all"}):
-        client.indices.delete(index=index)
-    if client.indices.exists(index=jobs.INDEX):
-        client.delete_by_query(index=jobs.INDEX, body={"query": {"match_all": {}}}, params={"refresh": "true"})
-
-
 @pytest.fixture
 def shop(client: OpenSearch, tmp_path: Path) -> Iterator[OpenSearch]:
     """A catalogue of 20 lamps."""
-    remove(client)
+    remove(client, NAME)
     ingest(client, tmp_path)
     yield client
-    remove(client)
+    remove(client, NAME)
 
 
 def ingest(client: OpenSearch, folder: Path, models: StandIn | None = None) -> None:
@@ -198,7 +191,7 @@ def test_a_write_block_that_nobody_lifts_is_told(shop: OpenSearch, tmp_path: Pat
 
 @pytest.mark.node
 def test_without_a_catalogue_there_is_nothing_to_feed(client: OpenSearch, tmp_path: Path) -> None:
-    remove(client)
+    remove(client, NAME)
     with pytest.raises(UsageError, match="no catalogue test-feed"):
         feed(client, tmp_path, [delete(1, "a")])
 

@@ -22,16 +22,22 @@ import pytest
 from numpy.typing import NDArray
 from opensearchpy import OpenSearch
 
+from indexer import aliases, jobs
 from indexer import client as clusters
 from indexer import node as nodes
 from indexer.cli import main
-from indexer.errors import ClusterError, InputError
+from indexer.errors import ClusterError, InputError, UsageError
 from indexer.settings import Ingest, Node, Settings
 from ingest.job import Job, Options
+from ingest.reindex import operations
+from ingest.reindex.job import Options as ReindexOptions
+from ingest.reindex.job import Reindex
+from ingest.reindex.origins import FromFile
 from ingest.report import Report
 from ingest.schema import CatalogMapping, Columns, Values, load_mapping
 from ingest.sources import open_catalogue
 from reranker.text import unpack_ids
+from tests.integration.clearing import remove
 from tests.integration.standin import StandIn
 
 NAME = "test-ingest"
@@ -40,16 +46,11 @@ MAPPING = CatalogMapping(
 )
 
 
-def remove(client: OpenSearch) -> None:
-    for index in client.indices.get(index=f"{NAME}*"):
-        client.indices.delete(index=index)
-
-
 @pytest.fixture
 def empty(client: OpenSearch) -> Iterator[OpenSearch]:
-    remove(client)
+    remove(client, NAME)
     yield client
-    remove(client)
+    remove(client, NAME)
 
 
 def csv(folder: Path, *lines: str) -> Path:
@@ -67,7 +68,7 @@ def numbered(folder: Path, count: int) -> Path:
 
 def job(client: OpenSearch, path: Path, models: StandIn, mapping: CatalogMapping = MAPPING, **chosen: Any) -> Job:
     settings = Settings(ingest=Ingest(batch=chosen.pop("batch", 50), patience_s=chosen.pop("patience_s", 60.0)))
-    extra = {name: chosen.pop(name) for name in ("stop", "on_progress") if name in chosen}
+    extra = {name: chosen.pop(name) for name in ("stop", "on_progress", "lease_s") if name in chosen}
     options = Options(NAME, path.with_suffix(".rejected.jsonl"), **chosen)
     return Job(client, open_catalogue(path, mapping), models, models, settings, options, **extra)
 
@@ -79,6 +80,26 @@ def run(client: OpenSearch, path: Path, models: StandIn, mapping: CatalogMapping
 def stored(client: OpenSearch, name: str) -> dict[str, Any]:
     source: dict[str, Any] = client.get(index=NAME, id=name)["_source"]
     return source
+
+
+def live(client: OpenSearch) -> str:
+    found = aliases.live(client, NAME)
+    assert found is not None
+    return found.index
+
+
+def written(client: OpenSearch) -> int:
+    """Documents in the catalogue's indexes, seen or not."""
+    client.indices.refresh(index=f"{NAME}-*")
+    return int(client.count(index=f"{NAME}-*")["count"])
+
+
+def from_file(client: OpenSearch, path: Path, **chosen: Any) -> Reindex:
+    mapping = path.with_suffix(".toml")
+    columns = 'id = "sku"\ntitle = "name"\nbrand = "maker"\ncategory = "path"\nprice = "price"\n'
+    mapping.write_text(f'[columns]\n{columns}[values]\ncurrency = "USD"\n')
+    models, options = StandIn(), ReindexOptions(NAME, path.with_suffix(".r.jsonl"))
+    return Reindex(client, FromFile(path, str(mapping)), models, models, Settings(), options, **chosen)
 
 
 def count(client: OpenSearch) -> int:
@@ -203,6 +224,25 @@ def test_another_encoder_is_refused_and_the_way_out_is_told(empty: OpenSearch, t
 
 
 @pytest.mark.node
+def test_a_row_without_a_version_counts_as_newest_also_when_somebody_writes_at_the_same_moment(
+    empty: OpenSearch, tmp_path: Path
+) -> None:
+    class Meanwhile(StandIn):
+        """While it embeds, somebody else writes a higher version."""
+
+        def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+            if not self.embedded:
+                empty.update(index=NAME, id="1", body={"doc": {"version": 5, "title": "Somebody else's"}})
+            return super().embed_products(products)
+
+    run(empty, csv(tmp_path, "1,Lamp,,,10"), StandIn())
+    empty.update(index=NAME, id="1", body={"doc": {"version": 3}})
+    report = run(empty, csv(tmp_path, "1,Desk lamp,,,10"), Meanwhile())
+    assert (report.written, report.superseded) == (1, 0)
+    assert (stored(empty, "1")["title"], stored(empty, "1")["version"]) == ("Desk lamp", 5)
+
+
+@pytest.mark.node
 def test_an_index_that_takes_no_writes_is_an_error_that_says_so(empty: OpenSearch, tmp_path: Path) -> None:
     index = run(empty, numbered(tmp_path, 5), StandIn()).index
     empty.indices.add_block(index=index, block="write")
@@ -221,9 +261,89 @@ def test_after_a_stop_the_batch_in_flight_is_there_and_a_rerun_goes_on(empty: Op
     path, stop = numbered(tmp_path, 100), threading.Event()
     report = run(empty, path, StandIn(), batch=30, stop=stop, on_progress=lambda *_: stop.set())
     assert report.stopped
-    assert (report.written, count(empty)) == (30, 30)
+    assert (report.written, written(empty)) == (30, 30)
+    assert aliases.live(empty, NAME) is None
+    index = report.index
     report = run(empty, path, StandIn())
     assert (report.written, report.unchanged, count(empty)) == (70, 30, 100)
+    assert report.index == live(empty) == index
+
+
+@pytest.mark.node
+def test_a_first_ingest_that_is_killed_is_unseen_until_it_is_whole(empty: OpenSearch, tmp_path: Path) -> None:
+    path = numbered(tmp_path, 200)
+    seen: list[bool] = []
+
+    def crash(phase: str, done: int, total: int | None) -> None:
+        seen.append(bool(empty.indices.exists_alias(name=NAME)))
+        if phase == "Ingest" and done >= 100 and written(empty) < 150:
+            raise RuntimeError("made by the test")
+
+    def whole(phase: str, done: int, total: int | None) -> None:
+        seen.append(bool(empty.indices.exists_alias(name=NAME)))
+
+    with pytest.raises(RuntimeError, match="made by the test"):
+        run(empty, path, StandIn(), on_progress=crash)
+    shown = operations.status(empty, NAME)
+    assert (shown.live, shown.leftovers, shown.record.phase) == ("", [], "ingest")
+    index = shown.record.target
+    assert operations.clean(empty, NAME, 0) == []
+    with pytest.raises(UsageError, match=r"first ingest of test-ingest is unfinished"):
+        from_file(empty, path).start()
+    with pytest.raises(ClusterError, match=r"begun with .*stand-in-1.*reindex cancel test-ingest"):
+        run(empty, path, StandIn("stand-in-2"))
+    models = StandIn()
+    report = run(empty, path, models, on_progress=whole)
+    assert (report.unchanged, report.written, len(models.embedded)) == (100, 100, 100)
+    assert seen
+    assert not any(seen)
+    assert (live(empty), count(empty)) == (index, 200)
+    assert operations.status(empty, NAME).record.phase == "done"
+
+
+@pytest.mark.node
+def test_a_first_ingest_that_ended_between_alias_and_note_is_over(empty: OpenSearch, tmp_path: Path) -> None:
+    path = numbered(tmp_path, 5)
+    run(empty, path, StandIn())
+    jobs.Board(empty).change(NAME, lambda record: setattr(record, "phase", "ingest"))
+    assert run(empty, path, StandIn()).unchanged == 5
+    assert jobs.Board(empty).read(NAME).phase == "done"
+    jobs.Board(empty).change(NAME, lambda record: setattr(record, "phase", "ingest"))
+    assert from_file(empty, path).start().written == 5
+
+
+@pytest.mark.node
+def test_a_first_ingest_is_paused_and_cancelled_from_elsewhere(empty: OpenSearch, tmp_path: Path) -> None:
+    path = numbered(tmp_path, 2000)
+
+    def at(ask: Callable[[OpenSearch, str], Any], wanted: int) -> Callable[[str, int, int | None], None]:
+        def progress(phase: str, done: int, total: int | None) -> None:
+            if phase == "Ingest" and done == wanted:
+                ask(empty, NAME)
+            if phase == "Ingest" and done >= wanted:
+                time.sleep(0.5)  # the lease is renewed meanwhile
+
+        return progress
+
+    report = run(empty, path, StandIn(), on_progress=at(operations.pause, 100), lease_s=2.0)
+    paused = report.written
+    assert report.stopped
+    assert 100 <= paused < 2000
+    report = run(empty, path, StandIn(), on_progress=at(operations.cancel, paused + 50), lease_s=2.0)
+    assert (report.stopped, report.unchanged) == (True, paused)
+    assert report.read < 2000
+    assert "cancelled" in " ".join(report.warnings)
+    assert operations.status(empty, NAME).record.phase == "cancelled"
+    assert not empty.indices.exists(index=report.index)
+
+
+@pytest.mark.node
+def test_an_unfinished_reindex_of_a_new_catalogue_is_not_passed_by_an_ingest(empty: OpenSearch, tmp_path: Path) -> None:
+    path, stop = numbered(tmp_path, 100), threading.Event()
+    job = from_file(empty, path, stop=stop, on_progress=lambda *_: stop.set())
+    assert job.start().stopped
+    with pytest.raises(UsageError, match=r"A reindex is making the first index.*reindex resume"):
+        run(empty, path, StandIn())
 
 
 def restart(node: Node, dead: nodes.NodeInfo) -> None:
@@ -369,7 +489,7 @@ def test_ctrl_c_stops_after_a_batch_with_counts(
     path = numbered(tmp_path, 700)
     process = shelfrank(path, "--mapping", mapping, "--index", NAME, "--json")
     deadline = time.monotonic() + 100
-    while not _some(empty) and time.monotonic() < deadline:
+    while not written(empty) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
@@ -377,11 +497,5 @@ def test_ctrl_c_stops_after_a_batch_with_counts(
     report = msgspec.json.decode(out)
     assert report["stopped"]
     assert 0 < report["written"] < 700
-    assert count(empty) == report["written"]
-
-
-def _some(client: OpenSearch) -> bool:
-    if not client.indices.exists_alias(name=NAME):
-        return False
-    client.indices.refresh(index=NAME)
-    return count(client) > 0
+    assert written(empty) == report["written"]
+    assert aliases.live(empty, NAME) is None

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from opensearchpy import OpenSearch
 
 from indexer import aliases, jobs, tombstones
-from indexer.bulk import Patience
 from indexer.errors import ClusterError, UsageError
+from indexer.patience import Patience
 from indexer.settings import Ingest, Settings
 from ingest.documents import stored_entry
 from ingest.job import Job
@@ -27,6 +27,7 @@ from ingest.reindex.origins import FromFile, FromStored
 from ingest.report import Report
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
+from tests.integration.clearing import remove
 from tests.integration.standin import StandIn
 
 NAME = "test-reindex"
@@ -34,19 +35,11 @@ SETTINGS = Settings(ingest=Ingest(batch=50, patience_s=60.0))
 MAPPING = '[columns]\nid = "sku"\ntitle = "name"\nprice = "price"\nversion = "version"\n[values]\ncurrency = "USD"\n'
 
 
-def remove(client: OpenSearch) -> None:
-    wildcards = {"expand_wildcards": "all"}
-    for index in client.indices.get(index=f"{NAME}*,shelfrank-deleted-{NAME}*", params=wildcards):
-        client.indices.delete(index=index)
-    if client.indices.exists(index=jobs.INDEX):
-        client.delete_by_query(index=jobs.INDEX, body={"query": {"match_all": {}}}, params={"refresh": "true"})
-
-
 @pytest.fixture
 def empty(client: OpenSearch) -> Iterator[OpenSearch]:
-    remove(client)
+    remove(client, NAME)
     yield client
-    remove(client)
+    remove(client, NAME)
 
 
 @pytest.fixture
@@ -106,6 +99,24 @@ def put(client: OpenSearch, index: str, name: str, title: str, version: int | No
     entry = Entry({"id": name, "title": title, "language": "en"}, version=version)
     [source] = Maker(models, models).sources([entry])
     client.index(index=index, id=name, body=source)
+
+
+def bury(client: OpenSearch, index: str, name: str, version: int = 5) -> None:
+    """A deletion as a feed makes it."""
+    tombstones.write(client, NAME, {name: version}, Patience(10.0))
+    client.delete(index=index, id=name)
+
+
+def disturb(client: OpenSearch, index: str) -> None:
+    """A change, a new product and a deletion by others."""
+    put(client, index, "p0001", "Changed")
+    put(client, index, "new-1", "New")
+    bury(client, index, "p0002")
+
+
+def assert_disturbed(found: dict[str, dict[str, Any]], count: int) -> None:
+    assert (found["p0001"]["title"], found["new-1"]["title"], len(found)) == ("Changed", "New", count)
+    assert "p0002" not in found
 
 
 @pytest.mark.node
@@ -177,14 +188,12 @@ def test_what_changes_meanwhile_is_there_afterwards(empty: OpenSearch, tmp_path:
             put(empty, old, "p0001", "Changed behind the reading")
             put(empty, old, "p0199", "Changed before the reading")
             put(empty, old, "new-1", "New during the build")
-            tombstones.write(empty, NAME, {"p0002": 5}, Patience(10.0))
-            empty.delete(index=old, id="p0002")
+            bury(empty, old, "p0002")
             empty.delete(index=old, id="p0003")  # past shelfrank: no tombstone
         if phase == "Switch" and "switch" not in done:
             done.append("switch")
             put(empty, old, "p0005", "Changed at the last moment")
-            tombstones.write(empty, NAME, {"p0006": 5}, Patience(10.0))
-            empty.delete(index=old, id="p0006")
+            bury(empty, old, "p0006")
 
     from_stored(empty, tmp_path, StandIn("stand-in-2"), on_progress=meanwhile).start()
     assert done == ["build", "switch"]
@@ -207,16 +216,10 @@ def test_what_changes_while_a_file_is_read_wins_over_the_file(empty: OpenSearch,
     def meanwhile(phase: str, at: int, total: int | None) -> None:
         if phase == "Build" and at >= 50 and not done:
             done.append(at)
-            put(empty, old, "p0001", "Changed")
-            put(empty, old, "new-1", "New")
-            tombstones.write(empty, NAME, {"p0002": 5}, Patience(10.0))
-            empty.delete(index=old, id="p0002")
+            disturb(empty, old)
 
     from_file(empty, catalogue(tmp_path, lamps(120)), mapping, StandIn(), on_progress=meanwhile).start()
-    found = documents(empty)
-    assert (found["p0001"]["title"], found["new-1"]["title"]) == ("Changed", "New")
-    assert "p0002" not in found
-    assert len(found) == 120
+    assert_disturbed(documents(empty), 120)
 
 
 @pytest.mark.node
@@ -232,10 +235,7 @@ def test_what_was_brought_over_before_a_crash_is_there_after_the_resumed_job(
     def crash(phase: str, at: int, total: int | None) -> None:
         if phase == "Build" and at >= 50 and not done:
             done.append(phase)
-            put(empty, old, "p0001", "Changed")
-            put(empty, old, "new-1", "New")
-            tombstones.write(empty, NAME, {"p0002": 5}, Patience(10.0))
-            empty.delete(index=old, id="p0002")
+            disturb(empty, old)
         if phase == "Verify" and done == ["Build"]:
             done.append(phase)
             raise RuntimeError("made by the test, after the changes were brought over")
@@ -249,17 +249,14 @@ def test_what_was_brought_over_before_a_crash_is_there_after_the_resumed_job(
         job().start()
     assert live_index(empty) == old
     job().resume()
-    found = documents(empty)
-    assert (found["p0001"]["title"], found["new-1"]["title"], len(found)) == ("Changed", "New", 120)
-    assert "p0002" not in found
+    assert_disturbed(documents(empty), 120)
 
 
 @pytest.mark.node
 def test_a_file_gives_way_to_newer_versions_and_tombstones(empty: OpenSearch, tmp_path: Path, mapping: Path) -> None:
     ingest(empty, catalogue(tmp_path, [("a", "Old", "1", "5"), ("b", "B", "1", "5"), ("c", "C", "1", "5")]), mapping)
     put(empty, live_index(empty), "a", "Newer", version=9)
-    tombstones.write(empty, NAME, {"b": 7}, Patience(10.0))
-    empty.delete(index=live_index(empty), id="b")
+    bury(empty, live_index(empty), "b", 7)
     rows = [("a", "From the file", "1", "8"), ("b", "From the file", "1", "6"), ("c", "From the file", "1", "6")]
     report = from_file(empty, catalogue(tmp_path, rows), mapping, StandIn()).start()
     found = documents(empty)
@@ -288,6 +285,18 @@ def test_a_stopped_job_goes_on_where_it_was(empty: OpenSearch, tmp_path: Path, m
     assert (len(models.embedded), report.unchanged) == (100, 100)
     assert len(documents(empty)) == 200
     assert {source["vector_bundle"] for source in documents(empty).values()} == {"stand-in-2"}
+
+
+@pytest.mark.node
+def test_a_job_that_is_stopped_while_it_waits_for_the_cluster_has_not_begun(
+    empty: OpenSearch, tmp_path: Path, mapping: Path
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    away = OpenSearch(hosts=["http://127.0.0.1:9"], timeout=2, max_retries=0)
+    report = from_file(away, catalogue(tmp_path, lamps(3)), mapping, StandIn(), stop=stop).start()
+    assert (report.stopped, report.index) == (True, "")
+    assert not jobs.Board(empty).read(NAME).is_open
 
 
 @pytest.mark.node
@@ -448,8 +457,7 @@ def test_a_rollback_brings_back_the_old_index_with_what_changed_since(
     ingest(empty, catalogue(tmp_path, lamps(60)), mapping)
     first = live_index(empty)
     second = from_stored(empty, tmp_path, StandIn("stand-in-2")).start().index
-    tombstones.write(empty, NAME, {"p0002": 5}, Patience(10.0))
-    empty.delete(index=second, id="p0002")
+    bury(empty, second, "p0002")
     put(empty, second, "p0001", "Changed since")
     with pytest.raises(UsageError, match="encoder stand-in-1"):
         operations.rollback(empty, NAME, StandIn("stand-in-2"), StandIn(), SETTINGS)

@@ -23,8 +23,8 @@ from opensearchpy import OpenSearch
 
 from indexer import aliases
 from indexer import client as clusters
-from indexer.bulk import Patience
 from indexer.errors import ClusterError
+from indexer.patience import Patience
 from indexer.settings import Settings
 from ingest.job import Job
 from ingest.job import Options as IngestOptions

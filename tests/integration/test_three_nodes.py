@@ -15,7 +15,7 @@ from opensearchpy import OpenSearch
 from indexer import changes, jobs
 from indexer import client as clusters
 from indexer import node as nodes
-from indexer.bulk import Patience
+from indexer.patience import Patience
 from indexer.settings import Cluster, Index, Ingest, Settings
 from ingest.reindex.job import Options, Reindex
 from ingest.reindex.origins import FromFile

@@ -1,0 +1,101 @@
+"""Which of two is newer: the rows of a file against what an index holds and what was deleted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opensearchpy import OpenSearch
+
+from indexer import bulk, tombstones
+from indexer.bulk import Outcome
+from indexer.patience import Patience
+from ingest.documents import OFFER_FIELDS, Entry, Maker, stored_entry
+from ingest.feed.state import keep_offers
+from ingest.report import DeadLetters, Report
+from ingest.sources import Rejection
+
+ORDER_FIELDS = ("version", "offer", *OFFER_FIELDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class There:
+    """What is known of some products: `found` are stored documents by id, without the fields that settle nothing, and
+    `deleted` the versions of tombstones."""
+
+    found: Mapping[str, Mapping[str, Any]]
+    deleted: Mapping[str, int]
+
+    def held(self, name: str) -> Mapping[str, Any]:
+        """The stored fields of a product; empty where there is none."""
+        source: Mapping[str, Any] = self.found.get(name, {}).get("_source", {})
+        return source
+
+    def is_deleted(self, entry: Entry, report: Report, letters: DeadLetters) -> bool:
+        """Whether a row must not bring its product back; then it is counted, and a dead letter."""
+        gone = self.deleted.get(entry.id)
+        if gone is None or entry.id in self.found or (entry.version is not None and entry.version > gone):
+            return False
+        report.deleted += 1
+        reason = f"deleted: a message of version {gone} did; send it anew with a higher version"
+        letters.add(Rejection(entry.row, "id", entry.id, reason))
+        return True
+
+    def is_newer(self, entry: Entry) -> bool:
+        """Whether what is stored has a higher version than the row."""
+        return entry.version is not None and entry.version < self.held(entry.id).get("version", -1)
+
+
+def look(client: OpenSearch, catalogue: str, index: str, ids: Sequence[str], patience: Patience) -> There:
+    """What `index` (empty: none) and the catalogue's tombstones know of some products. Raises ClusterError."""
+    fields = ["content_hash", *ORDER_FIELDS]
+    found = bulk.stored(client, index, ids, patience, fields) if index else {}
+    return There(found, tombstones.versions(client, catalogue, ids, patience))
+
+
+def settle(batch: Sequence[Entry], there: There, maker: Maker, report: Report, letters: DeadLetters) -> list[Entry]:
+    """What is to be written of a file's rows: newer than what is stored, and different.
+
+    A row without a version counts as newest of all that still exists, takes on the stored version, and brings nothing
+    back that was deleted; a row with one gives way to what is stored with a higher one. The rows stay as they are, to
+    be settled again where somebody else writes meanwhile.
+    """
+    chosen = []
+    for row in batch:
+        if there.is_deleted(row, report, letters):
+            continue
+        if there.is_newer(row):
+            report.superseded += 1
+            continue
+        held, found = there.held(row.id), there.found.get(row.id)
+        entry = in_order(row, held)
+        entry.seen = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]} if found else {}
+        if maker.made_already(entry, held):
+            report.unchanged += 1
+        else:
+            chosen.append(entry)
+    return chosen
+
+
+def in_order(row: Entry, held: Mapping[str, Any]) -> Entry:
+    """A file's row in its place in the order of changes, by the fields that the index holds of the product.
+
+    Without a version it counts as newest of all up to now, with one it leaves newer prices and stocks alone.
+    """
+    entry = dataclasses.replace(row, product=dict(row.product), offer=dict(row.offer))
+    if entry.version is None:
+        entry.version, entry.offer = held.get("version"), dict(held.get("offer", {}))
+    elif held:
+        keep_offers(entry, stored_entry(held))
+    return entry
+
+
+def refuse(outcome: Outcome, batch: Sequence[Entry], report: Report, letters: DeadLetters) -> None:
+    """Count what the cluster will not take, and put it with the dead letters."""
+    rows = {entry.id: entry.row for entry in batch}
+    for refusal in outcome.refused:
+        report.failed += 1
+        reason = f"the cluster refused it ({refusal.status}): {refusal.reason}"
+        report.count(report.reasons, "refused by the cluster", rows[refusal.id], refusal.id, reason)
+        letters.add(Rejection(rows[refusal.id], "", refusal.id, reason))

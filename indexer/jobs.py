@@ -64,6 +64,7 @@ class Record(msgspec.Struct):
     target: str = ""
     live: str = ""
     encoder: str = ""
+    second_encoder: str = ""
     tokens: str = ""
     marks: dict[str, int] = {}
     deleted_marks: dict[str, int] = {}

@@ -46,19 +46,41 @@ _UNITS = {
 }
 
 
-class Made(msgspec.Struct, frozen=True):
-    """What an index was made with; kept in the mapping's `_meta` under `shelfrank`."""
+# The fields that hold vectors: of the encoder, and of a second one while two are compared.
+VECTOR = "vector"
+SECOND_VECTOR = "vector_b"
+
+
+class Made(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an index was made with; kept in the mapping's `_meta` under `shelfrank`. `second_encoder` is empty, or the
+    encoder of a second vector that every document has."""
 
     format: int
     encoder: str
     dimension: int
     vector: dict[str, Any]
+    second_encoder: str = ""
+    second_dimension: int = 0
+
+    @property
+    def vector_fields(self) -> dict[str, str]:
+        """Encoder -> the field that holds its vectors."""
+        second = {self.second_encoder: SECOND_VECTOR} if self.second_encoder else {}
+        return {self.encoder: VECTOR, **second}
 
 
-def made(settings: Index, encoder: str, dimension: int) -> Made:
+def vector_fields(meta: Any) -> dict[str, str]:
+    """Encoder -> the field of its vectors, by the `_meta.shelfrank` of any index; empty where that says nothing."""
+    try:
+        return msgspec.convert(meta, Made).vector_fields
+    except msgspec.ValidationError:
+        return {}
+
+
+def made(settings: Index, encoder: str, dimension: int, second_encoder: str = "", second_dimension: int = 0) -> Made:
     """What an index made now would say of itself."""
     chosen = {name: getattr(settings, name) for name in ("engine", "space", "m", "ef_construction", "encoding")}
-    return Made(FORMAT, encoder, dimension, chosen)
+    return Made(FORMAT, encoder, dimension, chosen, second_encoder, second_dimension)
 
 
 def index_body(settings: Index, made_with: Made) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def index_body(settings: Index, made_with: Made) -> dict[str, Any]:
             "dynamic": "strict",
             "_meta": {"shelfrank": msgspec.to_builtins(made_with)},
             # `_source` stays whole, because reindexing reads it; searches leave the vector out on their side.
-            "properties": _properties(settings, made_with.dimension),
+            "properties": _properties(settings, made_with),
         },
     }
 
@@ -150,12 +172,18 @@ def _vector(settings: Index, dimension: int) -> dict[str, Any]:
     }
 
 
-def _properties(settings: Index, dimension: int) -> dict[str, Any]:
+def _properties(settings: Index, made_with: Made) -> dict[str, Any]:
     text = {"type": "text", "analyzer": "shop", "search_analyzer": "shop_query"}
     # Longer values stay in the document but cannot be filtered by; 8,000 characters are at most 32,000 bytes.
     keyword = {"type": "keyword", "ignore_above": 8000}
     folded = {**keyword, "normalizer": "folded", "fields": {"text": text}}
     hidden = {"type": "keyword", "index": False, "doc_values": False}
+    dimensions = {VECTOR: made_with.dimension, SECOND_VECTOR: made_with.second_dimension}
+    vectors = {
+        name: kind
+        for field in made_with.vector_fields.values()
+        for name, kind in ((field, _vector(settings, dimensions[field])), (f"{field}_bundle", {"type": "keyword"}))
+    }
     return {
         "id": {"type": "keyword"},
         "title": text,
@@ -175,8 +203,7 @@ def _properties(settings: Index, dimension: int) -> dict[str, Any]:
         "attributes": {"type": "flat_object"},
         "flags": {"type": "keyword"},
         "near_duplicate_of": {"type": "keyword"},
-        "vector": _vector(settings, dimension),
-        "vector_bundle": {"type": "keyword"},
+        **vectors,
         "rerank_tokens": {"type": "binary"},
         "rerank_bundle": {"type": "keyword"},
         "content_hash": hidden,

@@ -103,11 +103,13 @@ class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Models(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Bundles and how they run. An empty bundle means the current one of the registry in `home` (empty: the user's
     data folder), and the one that ships with shelfrank where none was promoted. `next_encoder` is the bundle to which a
-    catalogue is being moved: searches then use whichever of the two made the index that they search.
+    catalogue is being moved: searches then use whichever of the two made the index that they search. `second_encoder`
+    is a bundle whose vectors new indexes hold beside those of `encoder`, while the two are compared.
     """
 
     encoder: str = ""
     next_encoder: str = ""
+    second_encoder: str = ""
     reranker: str = ""
     home: str = ""
     provider: Literal["cpu", "cuda"] = "cpu"

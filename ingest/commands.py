@@ -73,9 +73,11 @@ def ingest(
     from reranker.scoring import CrossEncoder
 
     encoder, reranker = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
+    second = Encoder.named(loaded.models.second_encoder, loaded.models)
     client = clusters.connect(loaded)
     with stoppable() as stop, terminal.progress(quiet=as_json) as bar:
-        job = Job(client, catalogue, encoder, reranker, loaded, options, stop=stop, on_progress=shower(bar))
+        show = shower(bar)
+        job = Job(client, catalogue, encoder, reranker, loaded, options, stop=stop, on_progress=show, second=second)
         try:
             report = job.run()
         except ShelfrankError as error:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from indexer import mappings
 from indexer.bulk import Document
+from indexer.errors import ClusterError, UsageError
+from indexer.settings import Index
 from ingest.clean import Cleaned, category_path
 from reranker.text import pack_ids
 
@@ -37,7 +39,9 @@ PRODUCT_FIELDS = (
 )
 # What updates may set by themselves: it changes often, and no model that ships reads it.
 OFFER_FIELDS = ("price", "currency", "stock", "rating", "rating_count")
-MADE_FIELDS = ("vector", "vector_bundle", "rerank_tokens", "rerank_bundle", "content_hash")
+VECTOR_FIELDS = (mappings.VECTOR, mappings.SECOND_VECTOR)
+MADE_FIELDS = frozenset({"vector", "vector_bundle", "rerank_tokens", "rerank_bundle", "content_hash"})
+_SECOND_FIELDS = frozenset({mappings.SECOND_VECTOR, f"{mappings.SECOND_VECTOR}_bundle"})
 
 
 class Encoder(Protocol):
@@ -109,20 +113,18 @@ def stored_entry(source: Mapping[str, Any]) -> Entry:
         source.get("version"),
         offer=dict(source.get("offer", {})),
     )
-    made = {name: source[name] for name in MADE_FIELDS if name in source}
-    if len(made) == len(MADE_FIELDS) and made["content_hash"] == digest_by(entry, made):
+    made = {name: source[name] for name in MADE_FIELDS | _SECOND_FIELDS if name in source}
+    if made.keys() >= MADE_FIELDS and made["content_hash"] == digest_by(entry, made):
         entry.made = made
     return entry
 
 
 def digest_by(entry: Entry, made: Mapping[str, Any]) -> str:
     """The hash of an entry's document, if its vector and token ids are of the bundles that `made` names."""
-    content = [
-        entry.product,
-        entry.flags,
-        entry.near_duplicate_of,
-        [made["vector_bundle"], made["rerank_bundle"], mappings.FORMAT],
-    ]
+    bundles = [made["vector_bundle"], made["rerank_bundle"], mappings.FORMAT]
+    if second := made.get(f"{mappings.SECOND_VECTOR}_bundle"):
+        bundles.append(second)
+    content = [entry.product, entry.flags, entry.near_duplicate_of, bundles]
     return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).hexdigest()
 
 
@@ -131,15 +133,45 @@ Stream = Callable[[Iterator[list[Entry]]], Iterator[tuple[list[Entry], list[Docu
 
 
 class Maker:
-    """Makes documents with one encoder and one reranker's token ids."""
+    """Makes documents with an encoder, perhaps a second one beside it, and one reranker's token ids.
 
-    def __init__(self, encoder: Encoder, tokens: Tokens) -> None:
-        self.encoder, self.tokens = encoder, tokens
-        self.reads = encoder.fields | tokens.fields
+    Raises UsageError where both encoders are the same.
+    """
+
+    def __init__(self, encoder: Encoder, tokens: Tokens, second: Encoder | None = None) -> None:
+        if second and second.bundle_id == encoder.bundle_id:
+            raise UsageError(
+                f"Both encoders are {encoder.bundle_id}. Name another second one, or leave it out "
+                "(--second-encoder, models.second_encoder)."
+            )
+        self.encoder, self.tokens, self.second = encoder, tokens, second
+        # The field of vectors -> who makes them.
+        self.encoders = dict(zip(VECTOR_FIELDS, [encoder, second] if second else [encoder], strict=False))
+        self._names = {f"{field}_bundle": each.bundle_id for field, each in self.encoders.items()}
+        self._names["rerank_bundle"] = tokens.tokens_id
+        self.reads = tokens.fields.union(*(each.fields for each in self.encoders.values()))
+
+    def made(self, settings: Index) -> mappings.Made:
+        """What an index made now for its documents would say of itself."""
+        second = (self.second.bundle_id, self.second.dimension) if self.second else ()
+        return mappings.made(settings, self.encoder.bundle_id, self.encoder.dimension, *second)
+
+    def fitting(self, index: str, there: mappings.Made, catalogue: str) -> Maker:
+        """One of these encoders for documents of an index as it was made. Raises ClusterError where one is missing."""
+        loaded = {each.bundle_id: each for each in self.encoders.values()}
+        wanted = list(there.vector_fields)
+        if not loaded.keys() >= set(wanted):
+            settings = "models.encoder and models.second_encoder" if len(wanted) > 1 else "models.encoder"
+            raise ClusterError(
+                f"{index} holds vectors of the encoder {' and '.join(wanted)}, and {' and '.join(loaded)} is loaded. "
+                f"Set {settings} to the first and start again: what is done is skipped. Or make new vectors with "
+                f"`shelfrank reindex start {catalogue}`."
+            )
+        return Maker(loaded[wanted[0]], self.tokens, *(loaded[name] for name in wanted[1:]))
 
     def digest(self, entry: Entry) -> str:
         """Changes whenever the document would: with the product, the models, or the form of documents."""
-        return digest_by(entry, {"vector_bundle": self.encoder.bundle_id, "rerank_bundle": self.tokens.tokens_id})
+        return digest_by(entry, self._names)
 
     def made_already(self, entry: Entry, held: Mapping[str, Any]) -> bool:
         """Whether a stored document, of which `held` has hash and version, is the one that the entry would become."""
@@ -147,10 +179,15 @@ class Maker:
 
     def sources(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Whole documents. What is stored of the same bundles is kept where the product is as it was."""
-        fresh = [entry for entry in entries if not self._keeps_vector(entry)]
-        vectors = self.encoder.embed_products([entry.product for entry in fresh]) if fresh else ()
-        made = {id(entry): vector for entry, vector in zip(fresh, vectors, strict=True)}
-        return [self._source(entry, made.get(id(entry))) for entry in entries]
+        vectors = {field: _vectors(encoder, entries) for field, encoder in self.encoders.items()}
+        return [
+            self._source(entry, {field: found[at] for field, found in vectors.items()})
+            for at, entry in enumerate(entries)
+        ]
+
+    def embeds(self, entry: Entry) -> bool:
+        """Whether a vector of the entry has to be made."""
+        return any(_kept(entry, encoder) is None for encoder in self.encoders.values())
 
     def documents(self, entries: Sequence[Entry]) -> list[Document]:
         """The same, encoded."""
@@ -164,22 +201,17 @@ class Maker:
         for batch in batches:
             yield batch, self.documents(batch)
 
-    def _keeps_vector(self, entry: Entry) -> bool:
-        return entry.made.get("vector_bundle") == self.encoder.bundle_id
-
-    def _source(self, entry: Entry, vector: NDArray[np.float32] | None) -> dict[str, Any]:
+    def _source(self, entry: Entry, vectors: Mapping[str, list[float]]) -> dict[str, Any]:
         product, made = entry.product, entry.made
         source = {
             **product,
             "category_path": category_path(product.get("category", [])),
             "flags": entry.flags,
-            # float32 has no more digits than this; each one less is a twentieth of the request.
-            "vector": made["vector"] if vector is None else np.round(vector.astype(np.float64), 8).tolist(),
-            "vector_bundle": self.encoder.bundle_id,
+            **vectors,
+            **self._names,
             "rerank_tokens": made["rerank_tokens"]
             if made.get("rerank_bundle") == self.tokens.tokens_id
             else pack_ids(self.tokens.product_tokens(product)),
-            "rerank_bundle": self.tokens.tokens_id,
             "content_hash": self.digest(entry),
             "ingested_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
@@ -190,3 +222,21 @@ class Maker:
         if entry.offer:
             source["offer"] = entry.offer
         return source
+
+
+def _kept(entry: Entry, encoder: Encoder) -> list[float] | None:
+    """The stored vector of an encoder, in whichever field it was."""
+    for name in VECTOR_FIELDS:
+        if entry.made.get(f"{name}_bundle") == encoder.bundle_id:
+            kept: list[float] = entry.made[name]
+            return kept
+    return None
+
+
+def _vectors(encoder: Encoder, entries: Sequence[Entry]) -> list[list[float]]:
+    """An encoder's vectors of entries: kept where they are stored, else made."""
+    kept = [_kept(entry, encoder) for entry in entries]
+    fresh = [entry.product for entry, vector in zip(entries, kept, strict=True) if vector is None]
+    # float32 has no more digits than this; each one less is a twentieth of the request.
+    made = iter(np.round(encoder.embed_products(fresh).astype(np.float64), 8).tolist() if fresh else ())
+    return [next(made) if vector is None else vector for vector in kept]

@@ -51,16 +51,17 @@ class Job:
         stop: threading.Event | None = None,
         on_progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None,
         lease_s: float = jobs.LEASE_S,
+        second: Encoder | None = None,
     ) -> None:
         self.report = Report()
         self._client, self._catalogue = client, catalogue
-        self._maker = Maker(encoder, tokens)
+        self._maker = Maker(encoder, tokens, second)
         self._settings, self._options = settings, options
         self._stop = stop or threading.Event()
         self._on_progress, self._lease_s = on_progress, lease_s
         self._pause = pausing(self._stop)
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
-        self._made = mappings.made(settings.index, encoder.bundle_id, encoder.dimension)
+        self._made = self._maker.made(settings.index)
 
     def run(self) -> Report:
         """Do it. Raises InputError or ClusterError; the report then tells how far it came.
@@ -115,12 +116,7 @@ class Job:
     def _fitting(self, live: aliases.Live) -> str:
         """The live index, if documents of this encoder and this version go into it. Raises ClusterError."""
         name, there, wanted = self._options.name, live.made, self._made
-        if (there.encoder, there.dimension) != (wanted.encoder, wanted.dimension):
-            raise ClusterError(
-                f"{name} ({live.index}) holds vectors of the encoder {there.encoder} ({there.dimension} dimensions), "
-                f"and this one is {wanted.encoder} ({wanted.dimension}). Make new vectors with "
-                f"`shelfrank reindex start {name}`, or ingest under another name."
-            )
+        self._maker = self._maker.fitting(live.index, there, name)
         if there.format != wanted.format:
             raise ClusterError(
                 f"{name} ({live.index}) has format {there.format} of the documents, and this version writes "

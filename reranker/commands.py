@@ -59,6 +59,7 @@ def first_stage_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--index", required=True, help="Index or alias to search.")
 @click.option("--size", type=int, help="Hits on a page. [default: search.size, 10]")
 @click.option("--from", "start", type=int, default=0, show_default=True, help="Hits before this page.")
+@click.option("--encoder", help="Encoder bundle, of two whose vectors the index holds. [default: models.encoder]")
 @click.option("--no-rerank", is_flag=True, help="Show the first stage as it is.")
 @click.option("--deadline-ms", type=float, help="Give up rescoring after this long. [default: search.deadline_ms]")
 @first_stage_options
@@ -68,6 +69,7 @@ def search_command(
     index: str,
     size: int | None,
     start: int,
+    encoder: str | None,
     no_rerank: bool,
     deadline_ms: float | None,
     mode: str | None,
@@ -83,6 +85,8 @@ def search_command(
       shelfrank search 适合送爸爸的保温杯 --index shop --mode vector --json
     """
     settings = config.load()
+    if encoder:
+        settings = msgspec.structs.replace(settings, models=msgspec.structs.replace(settings.models, encoder=encoder))
     needs_vector = (mode or settings.search.mode) != "bm25"
     searcher = Searcher.connect(settings, encoder=needs_vector, reranker=not no_rerank)
     page = searcher.search(

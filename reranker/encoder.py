@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +32,11 @@ class Encoder:
         """Load the encoder that the settings name. Raises BundleError or ProviderError."""
         settings = settings or Models()
         return cls(bundles.load(settings.encoder, "encoder", settings.home), settings)
+
+    @classmethod
+    def named(cls, bundle: str, settings: Models) -> Encoder | None:
+        """Another encoder than the settings' own, run in the same way; None where no bundle is named."""
+        return cls.load(msgspec.structs.replace(settings, encoder=bundle)) if bundle else None
 
     @property
     def dimension(self) -> int:

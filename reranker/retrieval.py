@@ -17,6 +17,7 @@ from opensearchpy import OpenSearch
 
 from indexer.client import Capabilities, call
 from indexer.errors import ClusterError, UsageError
+from indexer.mappings import VECTOR
 from indexer.settings import Search
 from reranker import fusion
 from reranker.encoder import Encoder
@@ -106,8 +107,9 @@ class Retriever:
         count: int,
         filters: Filters,
         source: Any,
+        vector_field: str = VECTOR,
     ) -> Retrieved:
-        """Hits `start` to `start + count` of the first stage, best first.
+        """Hits `start` to `start + count` of the first stage, best first; `vector` is compared with `vector_field`.
 
         An empty query lists everything that passes the filters. Raises UsageError for an unknown mode and
         ClusterError when the cluster fails or lacks k-NN.
@@ -130,7 +132,7 @@ class Retriever:
                 "Install opensearch-knn or use --mode bm25."
             )
         count = max(0, min(count, self.settings.depth - start))
-        nearest = vector_query(vector, self.settings.depth, clauses)
+        nearest = vector_query(vector, self.settings.depth, clauses, vector_field)
         if mode == "vector":
             return self._limited(self._search(index, _plain(nearest, start, count, source), preference))
         if self.capabilities.neural_search:
@@ -233,12 +235,14 @@ def text_query(text: str, clauses: Sequence[dict[str, Any]], fields: str) -> dic
     return {"bool": {"must": [match], "filter": list(clauses)}}
 
 
-def vector_query(vector: Sequence[float], depth: int, clauses: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def vector_query(
+    vector: Sequence[float], depth: int, clauses: Sequence[dict[str, Any]], field: str = VECTOR
+) -> dict[str, Any]:
     """The `depth` nearest products; filters are applied during the search, not after it."""
     clause: dict[str, Any] = {"vector": list(vector), "k": depth}
     if clauses:
         clause["filter"] = {"bool": {"filter": list(clauses)}}
-    return {"knn": {"vector": clause}}
+    return {"knn": {field: clause}}
 
 
 def _read(answer: Mapping[str, Any]) -> Retrieved:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from indexer import client as clusters
+from indexer import mappings
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Settings
 from reranker import signals
@@ -19,6 +20,7 @@ from reranker.scoring import CrossEncoder
 
 MAX_REACH = 10_000  # OpenSearch's own limit on from + size
 MAX_WINDOW = 1_000
+_VECTORS = (mappings.VECTOR, mappings.SECOND_VECTOR)
 
 
 class Ranked(msgspec.Struct):
@@ -42,11 +44,20 @@ class Page(msgspec.Struct):
     failed_shards: int = 0
 
 
+class MadeWith(msgspec.Struct, frozen=True):
+    """The indexes behind a name, the loaded encoder that made their vectors, and the field that holds these."""
+
+    indexes: frozenset[str] = frozenset()
+    encoder: Encoder | None = None
+    field: str = mappings.VECTOR
+
+
 class Searcher:
     """Searches one cluster with one encoder and one reranker; safe to share between threads.
 
     While a catalogue moves to another encoder, `next_encoder` is that one: each index is asked with vectors of the
-    encoder that made its own, before, in and after the switch.
+    encoder that made its own, before, in and after the switch. An index with vectors of two encoders is asked in
+    the field of the loaded one, of both in that of `retriever.encoder`.
     """
 
     def __init__(
@@ -61,18 +72,15 @@ class Searcher:
         self.settings = settings or Settings()
         encoders = [each for each in (retriever.encoder, next_encoder) if each is not None]
         self._encoders = {each.bundle_id: each for each in encoders}
-        # Name searched -> the indexes that it stood for when last looked, and the encoder of their vectors.
-        self._made_with: dict[str, tuple[frozenset[str], Encoder]] = {}
+        # Name searched -> what it stood for when last looked.
+        self._made_with: dict[str, MadeWith] = {}
 
     @classmethod
     def connect(cls, settings: Settings, encoder: bool = True, reranker: bool = True) -> Searcher:
         """A searcher on the cluster that the settings name, with the models that are asked for."""
         client = clusters.connect(settings)
         chosen = Encoder.load(settings.models) if encoder else None
-        following = None
-        if encoder and settings.models.next_encoder:
-            models = msgspec.structs.replace(settings.models, encoder=settings.models.next_encoder)
-            following = Encoder.load(models)
+        following = Encoder.named(settings.models.next_encoder, settings.models) if encoder else None
         retriever = Retriever(client, clusters.capabilities(client), settings.search, chosen)
         return cls(retriever, CrossEncoder.load(settings.models) if reranker else None, settings, following)
 
@@ -105,17 +113,17 @@ class Searcher:
         deadline = remaining_until(chosen.deadline_ms if deadline_ms is None else deadline_ms)
         clock = _Clock()
         text = bounded(query)
-        vector, known = self._vector(index, text, mode)
+        vector, made_with = self.query_vector(index, text, mode)
         clock.lap("encode")
         first = start if start >= window else 0  # a page behind the window needs none of it
         count, wanted = max(window, start + size) - first, self._wanted(fields)
         filters = filters or Filters()
-        found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted)
-        if vector is not None and not found.indexes <= known:
+        found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
+        if vector is not None and not found.indexes <= made_with.indexes:
             # The name was moved to another index since it was looked up, whose vectors may be of another encoder.
             self._made_with.pop(index, None)
-            vector, _ = self._vector(index, text, mode)
-            found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted)
+            vector, made_with = self.query_vector(index, text, mode)
+            found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         clock.lap("retrieve")
         outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline)
         clock.lap("rerank")
@@ -125,37 +133,40 @@ class Searcher:
             hit.source = _shown(hit.source, fields)
         return Page(page, found.total, outcome.summary(), clock.done(), found.failed_shards)
 
-    def _vector(self, index: str, text: str, mode: str) -> tuple[list[float] | None, frozenset[str]]:
-        """The query's vector, and the indexes that it may be compared with."""
+    def query_vector(self, index: str, text: str, mode: str) -> tuple[list[float] | None, MadeWith]:
+        """The query's vector, None where the mode needs none, and what it may be compared with. Raises ClusterError."""
         if mode == "bm25" or self.retriever.encoder is None or not text:
-            return None, frozenset()
+            return None, MadeWith()
         made_with = self._made_with.get(index) or self._look_up(index, self.retriever.encoder)
         self._made_with[index] = made_with
-        indexes, encoder = made_with
-        return [float(value) for value in encoder.embed_queries([text])[0]], indexes
+        encoder = made_with.encoder or self.retriever.encoder
+        return [float(value) for value in encoder.embed_queries([text])[0]], made_with
 
-    def _look_up(self, index: str, encoder: Encoder) -> tuple[frozenset[str], Encoder]:
+    def _look_up(self, index: str, encoder: Encoder) -> MadeWith:
         """The indexes behind a name and the encoder of their vectors: a query's vector means nothing to another's."""
         found = clusters.index_meta(self.retriever.client, index)
+        made_with = MadeWith(frozenset(found), encoder)
         for name, meta in found.items():
-            made_with = meta.get("shelfrank", {}).get("encoder", encoder.bundle_id)
-            if made_with not in self._encoders:
+            fields = mappings.vector_fields(meta.get("shelfrank")) or {encoder.bundle_id: mappings.VECTOR}
+            # The first of the loaded ones: of two encoders in one index, models.encoder says which is meant.
+            chosen = next((each for each in self._encoders if each in fields), None)
+            if chosen is None:
                 raise ClusterError(
-                    f"The index {name} holds vectors of the encoder {made_with}, and "
+                    f"The index {name} holds vectors of the encoder {' and '.join(fields)}, and "
                     f"{' and '.join(self._encoders)} is loaded. Set models.encoder (or models.next_encoder) to the "
                     "first, or make new vectors with `shelfrank reindex start`."
                 )
-            encoder = self._encoders[made_with]
-        return frozenset(found), encoder
+            made_with = MadeWith(frozenset(found), self._encoders[chosen], fields[chosen])
+        return made_with
 
     def _wanted(self, fields: Sequence[str] | None) -> dict[str, list[str]]:
         if fields is None:
-            return {"excludes": ["vector"]}
+            return {"excludes": list(_VECTORS)}
         needed = [TOKENS_FIELD, TOKENS_NAME_FIELD]
         if self.reranker:
             needed += [field.name for field in self.reranker.bundle.description.recipe.fields]
             needed += signals.FIELDS if self.reranker.bundle.description.weights else ()
-        return {"includes": sorted({*fields, *needed}), "excludes": ["vector"]}
+        return {"includes": sorted({*fields, *needed}), "excludes": list(_VECTORS)}
 
     def _rescore(self, text: str, hits: Sequence[Hit], rerank: bool, deadline: float) -> Outcome:
         window = [Candidate(hit.id, hit.score, hit.source) for hit in hits]
@@ -187,7 +198,7 @@ def arrange(hits: Sequence[Hit], outcome: Outcome, first: int = 0, behind: bool 
 
 
 def _shown(source: Mapping[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:
-    hidden = {TOKENS_FIELD, TOKENS_NAME_FIELD, "vector_bundle", "content_hash"}
+    hidden = {TOKENS_FIELD, TOKENS_NAME_FIELD, "content_hash", *(f"{name}_bundle" for name in _VECTORS)}
     if fields is None:
         return {name: value for name, value in source.items() if name not in hidden}
     return {name: source[name] for name in fields if name in source}

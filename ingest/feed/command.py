@@ -82,11 +82,13 @@ def feed(
     from reranker.scoring import CrossEncoder
 
     encoder, tokens = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
+    second = Encoder.named(loaded.models.second_encoder, loaded.models)
     client = clusters.connect(loaded)
     size = loaded.ingest.batch
     letters = dead_letter or Path(f"{name}.feed.rejected.jsonl")
     with stoppable() as stop, terminal.progress(quiet=as_json) as bar, DeadLetters(letters) as refused:
-        job = Feed(client, name, encoder, tokens, loaded, refused, stop=stop, on_progress=shower(bar))
+        show = shower(bar)
+        job = Feed(client, name, encoder, tokens, loaded, refused, stop=stop, on_progress=show, second=second)
         if watch:
             batches = watched(source, chosen, size, stamp, stop)
         elif str(source) == "-":

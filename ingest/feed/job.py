@@ -65,10 +65,11 @@ class Feed:
         stop: threading.Event | None = None,
         on_progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None,
         lease_s: float = jobs.LEASE_S,
+        second: Encoder | None = None,
     ) -> None:
         self.counts = Counts()
         self._client, self._name, self._settings, self._letters = client, name, settings, letters
-        self._maker = Maker(encoder, tokens)
+        self._maker = Maker(encoder, tokens, second)
         self._on_progress, self._lease_s = on_progress, lease_s
         self._pause = pausing(stop or threading.Event())
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
@@ -181,14 +182,9 @@ class Feed:
             else:
                 whole.append(entry)
         if whole:
-            if live.made.encoder != self._maker.encoder.bundle_id:
-                raise ClusterError(
-                    f"{live.index} holds vectors of the encoder {live.made.encoder}, and "
-                    f"{self._maker.encoder.bundle_id} is loaded. Set models.encoder to the first and start again: "
-                    "what was applied is skipped."
-                )
-            self.counts.embedded += sum(not entry.made for entry in whole)
-            documents += self._maker.documents(whole)
+            maker = self._maker.fitting(live.index, live.made, self._name)
+            self.counts.embedded += sum(maker.embeds(entry) for entry in whole)
+            documents += maker.documents(whole)
         return documents
 
     def _part(self, entry: Entry, product: Product) -> dict[str, Any] | None:

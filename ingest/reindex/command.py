@@ -68,6 +68,11 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--old-encoder", help="Bundle of the live index's encoder, where the new one has another."),
             click.option(
+                "--second-encoder",
+                help="Bundle whose vectors documents get beside those of models.encoder, to compare the two. "
+                "Default: models.second_encoder.",
+            ),
+            click.option(
                 "--workers",
                 type=click.IntRange(min=0),
                 help="Embed on so many Ray workers (RAY_ADDRESS, or this machine); 0: here. Default: ingest.workers.",
@@ -100,6 +105,7 @@ def start(name: str, file: Path | None, mapping: str | None, json_output: bool, 
     \b
     Example:
       SHELFRANK_MODELS_ENCODER=runs/encoder shelfrank reindex start shop --queries queries.tsv --qrels qrels.tsv
+      shelfrank reindex start shop --second-encoder runs/encoder                # two encoders side by side
       RAY_ADDRESS=ray-head:6379 shelfrank reindex start shop --workers 64
 
     Exit codes: 0 done, 1 failed or refused, 2 wrong use, 130 paused.
@@ -159,7 +165,12 @@ def _run(
     from reranker.encoder import Encoder
     from reranker.scoring import CrossEncoder
 
+    workers = loaded.ingest.workers if chosen["workers"] is None else chosen["workers"]
+    other = chosen["second_encoder"] or loaded.models.second_encoder
+    if workers and other:
+        raise UsageError("Workers make vectors of one encoder: leave out --workers or --second-encoder.")
     encoder, tokens = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
+    second = Encoder.named(other, loaded.models)
     judged = _judged(client, loaded, name, encoder, chosen)
     options = Options(
         name,
@@ -168,14 +179,22 @@ def _run(
         judged,
         chosen["force_merge"],
     )
-    workers = loaded.ingest.workers if chosen["workers"] is None else chosen["workers"]
     with (
         streams.opened(encoder, tokens, loaded.models, workers) as stream,
         stoppable() as stop,
         terminal.progress(quiet=json_output) as bar,
     ):
         job = Reindex(
-            client, origin, encoder, tokens, loaded, options, stop=stop, on_progress=shower(bar), stream=stream
+            client,
+            origin,
+            encoder,
+            tokens,
+            loaded,
+            options,
+            stop=stop,
+            on_progress=shower(bar),
+            stream=None if second else stream,
+            second=second,
         )
         try:
             report = job.start() if what == "start" else job.resume()
@@ -208,8 +227,8 @@ def _judged(
         raise UsageError(f"--queries compares with the live index, and {name} has none. Leave it out.")
     old = encoder
     if chosen["old_encoder"]:
-        old = Encoder.load(msgspec.structs.replace(loaded.models, encoder=chosen["old_encoder"]))
-    if old.bundle_id != live.made.encoder:
+        old = Encoder.named(chosen["old_encoder"], loaded.models)
+    if old.bundle_id not in live.made.vector_fields:
         raise UsageError(
             f"--queries compares with {live.index}, whose vectors are of the encoder {live.made.encoder}; "
             f"{old.bundle_id} is loaded. Name the bundle of the first with --old-encoder."
@@ -344,9 +363,9 @@ def rollback(name: str, json_output: bool) -> None:
     from reranker.scoring import CrossEncoder
 
     client, loaded = _connected()
-    index, brought = operations.rollback(
-        client, name, Encoder.load(loaded.models), CrossEncoder.load(loaded.models), loaded
-    )
+    second = Encoder.named(loaded.models.second_encoder, loaded.models)
+    encoder, tokens = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
+    index, brought = operations.rollback(client, name, encoder, tokens, loaded, second)
     text = f"{name} stands for {index} again; {brought:,} changes since the switch were brought over."
     _answer({"index": index, "changes": brought}, text, json_output)
 

@@ -57,7 +57,8 @@ class Options:
 
 class Reindex:
     """One run of a job. `report` is filled as it goes; `checks` holds what the examination saw. Documents are made in
-    this process unless a `stream` is given that makes them elsewhere."""
+    this process unless a `stream` is given that makes them elsewhere; with a `second` encoder they have its
+    vectors too."""
 
     def __init__(
         self,
@@ -72,11 +73,12 @@ class Reindex:
         on_progress: Progress = lambda phase, done, total: None,
         lease_s: float = jobs.LEASE_S,
         stream: Stream | None = None,
+        second: Encoder | None = None,
     ) -> None:
         self.report = Report()
         self.checks: list[Check] = []
         self._client, self._origin, self._options = client, origin, options
-        self._maker, self._settings = Maker(encoder, tokens), settings
+        self._maker, self._settings = Maker(encoder, tokens, second), settings
         self._stream = stream or self._maker.stream
         self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
         self._pause = pausing(self._stop)
@@ -147,6 +149,7 @@ class Reindex:
             target=self._fresh,
             live=live.index if live else "",
             encoder=self._maker.encoder.bundle_id,
+            second_encoder=self._maker.second.bundle_id if self._maker.second else "",
             tokens=self._maker.tokens.tokens_id,
             # From before the first product is read: what changes from now on is brought over.
             marks=changes.marks(self._client, live.index, self._patience) if live else {},
@@ -159,12 +162,14 @@ class Reindex:
         _copy(fresh, record)
 
     def _go_on(self, record: jobs.Record) -> None:
-        encoder = self._maker.encoder.bundle_id
         record.must_be_reindex()
-        if (record.encoder, record.tokens) != (encoder, self._maker.tokens.tokens_id):
+        begun = [name for name in (record.encoder, record.second_encoder) if name]
+        encoders = [each.bundle_id for each in self._maker.encoders.values()]
+        if (begun, record.tokens) != (encoders, self._maker.tokens.tokens_id):
             raise UsageError(
-                f"This reindex was begun with the encoder {record.encoder} and token ids {record.tokens}; loaded are "
-                f"{encoder} and {self._maker.tokens.tokens_id}. Set models.encoder and models.reranker to the first."
+                f"This reindex was begun with the encoder {' and '.join(begun)} and token ids {record.tokens}; loaded "
+                f"are {' and '.join(encoders)} and {self._maker.tokens.tokens_id}. Set models.encoder, "
+                "models.second_encoder (--second-encoder) and models.reranker to the first."
             )
         record.wanted, record.paused, record.problem = "", False, ""
 
@@ -197,8 +202,7 @@ class Reindex:
         self._switch(lease, record)
 
     def _make(self, record: jobs.Record) -> None:
-        made = mappings.made(self._settings.index, record.encoder, self._maker.encoder.dimension)
-        body = mappings.index_body(self._settings.index, made)
+        body = mappings.index_body(self._settings.index, self._maker.made(self._settings.index))
         # Nobody searches it yet: no refreshes, no copies.
         body["settings"]["index"] |= {"refresh_interval": "-1", "number_of_replicas": 0}
         aliases.make(self._client, record.target, body, self._patience)

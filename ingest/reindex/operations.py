@@ -7,7 +7,7 @@ import time
 import msgspec
 from opensearchpy import OpenSearch
 
-from indexer import aliases, changes, jobs, tombstones
+from indexer import aliases, changes, jobs, mappings, tombstones
 from indexer.bulk import BulkWriter
 from indexer.client import index_meta
 from indexer.errors import ClusterError, UsageError
@@ -78,14 +78,15 @@ def cancel(client: OpenSearch, name: str) -> jobs.Record:
         return lease.change(end_cancelled)
 
 
-def rollback(client: OpenSearch, name: str, encoder: Encoder, tokens: Tokens, settings: Settings) -> tuple[str, int]:
+def rollback(
+    client: OpenSearch, name: str, encoder: Encoder, tokens: Tokens, settings: Settings, second: Encoder | None = None
+) -> tuple[str, int]:
     """Put the index that was live before in the live one's place, with all that changed since; the live one is kept.
 
-    Returns the index that is live now, and how many changes were brought over. Raises UsageError when none is kept or
-    its encoder is not the loaded one, ClusterError.
+    Returns the index that is live now, and how many changes were brought over. Raises UsageError when none is kept,
+    ClusterError also when its encoder is not a loaded one.
     """
     patience = Patience(settings.ingest.patience_s)
-    maker = Maker(encoder, tokens)
     with jobs.Lease(jobs.Board(client, settings.ingest.patience_s), name) as lease:
         record = lease.change(lambda record: None)
         if record.is_open:
@@ -95,12 +96,8 @@ def rollback(client: OpenSearch, name: str, encoder: Encoder, tokens: Tokens, se
         kept = next((each for each in reversed(record.history) if each.index in there), None)
         if live is None or kept is None:
             raise UsageError(f"No earlier index of {name} is kept, so there is nothing to roll back to.")
-        made_with = index_meta(client, kept.index)[kept.index].get("shelfrank", {}).get("encoder")
-        if made_with != encoder.bundle_id:
-            raise UsageError(
-                f"{kept.index} holds vectors of the encoder {made_with}, and {encoder.bundle_id} is loaded. Set "
-                "models.encoder to the first, here and where searches are answered."
-            )
+        there = msgspec.convert(index_meta(client, kept.index)[kept.index]["shelfrank"], mappings.Made)
+        maker = Maker(encoder, tokens, second).fitting(kept.index, there, name)
         try:
             patience.call(lambda: client.indices.add_block(index=live.index, block="write"))
             open_again(client, kept.index)

@@ -17,7 +17,7 @@ from indexer.client import capabilities
 from indexer.errors import ClusterError
 from indexer.patience import Patience
 from indexer.settings import Index, Settings
-from ingest.documents import Entry, Maker
+from ingest.documents import VECTOR_FIELDS, Entry, Maker
 from reranker.encoder import Encoder
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import Qrels, Query
@@ -28,7 +28,7 @@ from reranker.search import Searcher
 MIN_COSINE = 0.999  # byte and half vectors are rounded in the graph, never in `_source`
 MIN_FOUND = 0.9  # near-duplicates push each other out of the first ten
 NEIGHBOURS = 10
-_DERIVED = ("vector", "rerank_tokens", "ingested_at")
+_DERIVED = (*VECTOR_FIELDS, "rerank_tokens", "ingested_at")
 
 
 class Check(msgspec.Struct):
@@ -115,8 +115,7 @@ class Examination:
 
     def _as_made(self) -> None:
         """Mapping and analysis are those that this version makes."""
-        made = mappings.made(self._settings, self._maker.encoder.bundle_id, self._maker.encoder.dimension)
-        wanted = mappings.index_body(self._settings, made)["mappings"]
+        wanted = mappings.index_body(self._settings, self._maker.made(self._settings))["mappings"]
         there = self._patience.call(lambda: self._client.indices.get_mapping(index=self._index))[self._index][
             "mappings"
         ]
@@ -131,23 +130,25 @@ class Examination:
 
     def _models(self, expected: int) -> None:
         """Every document has a vector of this encoder and token ids of this reranker."""
-        encoder, tokens = self._maker.encoder.bundle_id, self._maker.tokens.tokens_id
-        vectors = self._count(
-            {"bool": {"filter": [{"exists": {"field": "vector"}}, {"term": {"vector_bundle": encoder}}]}}
-        )
+        for field, encoder in self._maker.encoders.items():
+            name = encoder.bundle_id
+            have = [{"exists": {"field": field}}, {"term": {f"{field}_bundle": name}}]
+            vectors = self._count({"bool": {"filter": have}})
+            self._add(
+                _of(field, "vectors"), vectors == expected, f"{vectors:,} of {expected:,} have a vector of {name}"
+            )
+        tokens = self._maker.tokens.tokens_id
         ids = self._count({"term": {"rerank_bundle": tokens}})
-        self._add("vectors", vectors == expected, f"{vectors:,} of {expected:,} have a vector of {encoder}")
         self._add("token ids", ids == expected, f"{ids:,} of {expected:,} have token ids of {tokens}")
 
     def _fields_and_vectors(self, sample: Sequence[Entry]) -> None:
-        """A sample, made anew from its source, is what is stored; its vectors are sound and find their products."""
+        """A sample, made anew from its source, is what is stored."""
         there = bulk.stored(self._client, self._index, [entry.id for entry in sample], self._patience)
         # Without what is stored of models: vectors and token ids are made anew.
         bare = [dataclasses.replace(entry, made={}) for entry in sample]
         differing: list[str] = []
-        crooked: list[str] = []
-        lost: list[str] = []
-        for wanted in self._maker.sources(bare):
+        made = self._maker.sources(bare)
+        for wanted in made:
             name = wanted["id"]
             source = there.get(name, {}).get("_source", {})
             fields = [
@@ -157,24 +158,32 @@ class Examination:
             ]
             if fields:
                 differing.append(f"{name} ({', '.join(sorted(fields))})")
-            if not _like(source.get("vector"), wanted["vector"]):
-                crooked.append(name)
-            elif name not in self._nearest(wanted["vector"]):
-                lost.append(name)
-        size = len(sample)
-        self._add("fields", not differing, _told(differing, size, "differ from their source"))
-        self._add(
-            "vector values", not crooked, _told(crooked, size, "have a vector that is not what the encoder makes")
-        )
-        found = size - len(crooked) - len(lost)
-        self._add(
-            "neighbours", size == 0 or found >= MIN_FOUND * size, f"{found} of {size} are found by their own vector"
-        )
+        self._add("fields", not differing, _told(differing, len(sample), "differ from their source"))
+        for field in self._maker.encoders:
+            self._vector_values(field, made, there)
 
-    def _nearest(self, vector: Sequence[float]) -> set[str]:
+    def _vector_values(
+        self, field: str, made: Sequence[Mapping[str, Any]], there: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """The sample's stored vectors are sound, and find their products."""
+        crooked: list[str] = []
+        found = 0
+        for wanted in made:
+            name, vector = wanted["id"], wanted[field]
+            if not _like(there.get(name, {}).get("_source", {}).get(field), vector):
+                crooked.append(name)
+            elif name in self._nearest(field, vector):
+                found += 1
+        size = len(made)
+        told = _told(crooked, size, "have a vector that is not what the encoder makes")
+        self._add(_of(field, "vector values"), not crooked, told)
+        told = f"{found} of {size} are found by their own vector"
+        self._add(_of(field, "neighbours"), found >= MIN_FOUND * size, told)
+
+    def _nearest(self, field: str, vector: Sequence[float]) -> set[str]:
         body = {
             "size": NEIGHBOURS,
-            "query": {"knn": {"vector": {"vector": vector, "k": NEIGHBOURS}}},
+            "query": {"knn": {field: {"vector": vector, "k": NEIGHBOURS}}},
             "_source": False,
         }
         answer = self._patience.call(lambda: self._client.search(index=self._index, body=body))
@@ -197,6 +206,10 @@ class Examination:
 
     def _add(self, name: str, ok: bool, seen: str) -> None:
         self.checks.append(Check(name, ok, seen))
+
+
+def _of(field: str, check: str) -> str:
+    return check if field == mappings.VECTOR else f"second {check}"
 
 
 def _kind(field: Any) -> Any:

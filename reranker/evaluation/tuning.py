@@ -166,13 +166,13 @@ def ranking(lists: Lists, choice: Choice) -> dict[str, float]:
 
 def fetch(searcher: Searcher, index: str, query: str, ids: Sequence[str] = ()) -> Lists:
     """One query's list for every choice of fields, and the vector's, to the first stage's depth, in one request."""
-    encoder, settings = searcher.retriever.encoder, searcher.settings.search
-    if encoder is None:
+    settings, text = searcher.settings.search, bounded(query)
+    if searcher.retriever.encoder is None:
         raise UsageError("--folds tunes the fusion of words and vectors, and no encoder is loaded.")
-    text = bounded(query)
     clauses = [{"terms": {"_id": list(ids)}}] if ids else []
-    vector = [float(value) for value in encoder.embed_queries([text])[0]]
-    bodies = [text_query(text, clauses, fields) for fields in FIELDS] + [vector_query(vector, settings.depth, clauses)]
+    vector, made_with = searcher.query_vector(index, text, "vector")
+    bodies = [text_query(text, clauses, fields) for fields in FIELDS]
+    bodies.append(vector_query(vector or (), settings.depth, clauses, made_with.field))
     lines: list[Mapping[str, object]] = []
     for body in bodies:
         lines += [{"index": index}, {"query": body, "size": settings.depth, "_source": False}]

@@ -11,7 +11,7 @@ from opensearchpy import OpenSearch, RequestError
 
 from indexer.client import Capabilities
 from indexer.errors import ClusterError, ConfigError
-from indexer.mappings import MAX_KEYWORD_BYTES, check_vector, index_body, made
+from indexer.mappings import MAX_KEYWORD_BYTES, check_vector, index_body, made, vector_fields
 from indexer.settings import Index
 
 EMBEDDED = Capabilities("3.6.0", embedded=True, knn=True, neural_search=True, plugins=())
@@ -217,3 +217,13 @@ def test_older_clusters_are_told_what_they_lack(chosen: dict[str, Any], version:
 )
 def test_what_a_full_cluster_has_is_allowed(chosen: dict[str, Any]) -> None:
     check_vector(Index(**chosen), FULL)
+
+
+def test_a_second_encoder_has_a_field_and_a_dimension_of_its_own() -> None:
+    one, two = made(Index(), "encoder-1", 3), made(Index(), "encoder-1", 3, "encoder-2", 5)
+    alone, both = (index_body(Index(), each)["mappings"] for each in (one, two))
+    assert (both["properties"]["vector"]["dimension"], both["properties"]["vector_b"]["dimension"]) == (3, 5)
+    assert both["properties"].keys() - alone["properties"].keys() == {"vector_b", "vector_b_bundle"}
+    assert vector_fields(both["_meta"]["shelfrank"]) == {"encoder-1": "vector", "encoder-2": "vector_b"}
+    assert vector_fields(alone["_meta"]["shelfrank"]) == {"encoder-1": "vector"}
+    assert vector_fields(None) == vector_fields({"of": "others"}) == {}

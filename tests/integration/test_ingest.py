@@ -218,7 +218,7 @@ def test_a_limit_reads_no_more_rows_and_flags_as_the_whole_file_would(empty: Ope
 def test_another_encoder_is_refused_and_the_way_out_is_told(empty: OpenSearch, tmp_path: Path) -> None:
     path = numbered(tmp_path, 5)
     run(empty, path, StandIn())
-    with pytest.raises(ClusterError, match=r"encoder stand-in-1 .*stand-in-2.*reindex start test-ingest"):
+    with pytest.raises(ClusterError, match=r"encoder stand-in-1, and stand-in-2 is loaded.*reindex start test-ingest"):
         run(empty, path, StandIn("stand-in-2"))
     assert stored(empty, "p1")["vector_bundle"] == "stand-in-1"
 

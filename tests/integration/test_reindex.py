@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from opensearchpy import OpenSearch
+from opensearchpy.exceptions import ConnectionError as NoConnection
 
 from indexer import aliases, jobs, tombstones
 from indexer.errors import ClusterError, UsageError
@@ -300,6 +301,26 @@ def test_a_job_that_is_stopped_while_it_waits_for_the_cluster_has_not_begun(
 
 
 @pytest.mark.node
+def test_a_job_begins_also_when_the_answer_to_its_first_note_is_lost(
+    empty: OpenSearch, tmp_path: Path, mapping: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(empty, catalogue(tmp_path, lamps(10)), mapping)
+    write, lost = empty.index, list[str]()
+
+    def cut(**given: Any) -> Any:
+        answer = write(**given)
+        if given["body"].get("phase") == "build" and not lost:
+            lost.append(given["id"])
+            raise NoConnection("N/A", "cut", Exception("cut"))
+        return answer
+
+    monkeypatch.setattr(empty, "index", cut)
+    report = from_stored(empty, tmp_path, StandIn("stand-in-2")).start()
+    assert lost == [NAME]
+    assert live_index(empty) == report.index
+
+
+@pytest.mark.node
 def test_two_jobs_do_not_meet(empty: OpenSearch, tmp_path: Path, mapping: Path) -> None:
     path = catalogue(tmp_path, lamps(120))
     ingest(empty, path, mapping)
@@ -459,7 +480,7 @@ def test_a_rollback_brings_back_the_old_index_with_what_changed_since(
     second = from_stored(empty, tmp_path, StandIn("stand-in-2")).start().index
     bury(empty, second, "p0002")
     put(empty, second, "p0001", "Changed since")
-    with pytest.raises(UsageError, match="encoder stand-in-1"):
+    with pytest.raises(ClusterError, match="encoder stand-in-1"):
         operations.rollback(empty, NAME, StandIn("stand-in-2"), StandIn(), SETTINGS)
     assert operations.rollback(empty, NAME, StandIn(), StandIn(), SETTINGS) == (first, 2)
     found = documents(empty)

@@ -2,11 +2,10 @@
 
     python benchmarks/knn.py --products products.jsonl --mapping esci --queries queries.tsv --sizes 10000,100000
 
-Vectors are those of the catalogue's products by the shipped encoder. Beyond their number they are synthetic: a point
-between a real product and one of its ten nearest, with noise half as long as their distance, so that neighbourhoods
-stay as dense and as uneven as real ones. Queries are real, embedded as queries. Exact neighbours are computed with
-numpy in float32. Each row makes an index anew on the node that the settings name, and deletes it. `k` is the depth of
-the search and OpenSearch's ef_search with the lucene engine; 100 hits are asked for.
+Vectors are those of the catalogue's products by the shipped encoder, and beyond their number synthetic ones between
+them (`synthetic.py`). Queries are real, embedded as queries. Exact neighbours are computed with numpy in float32. Each
+row makes an index anew on the node that the settings name, and deletes it. `k` is the depth of the search and
+OpenSearch's ef_search with the lucene engine; 100 hits are asked for.
 """
 
 from __future__ import annotations
@@ -19,48 +18,25 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from opensearchpy import OpenSearch
+from synthetic import Vectors, between, neighbours, real_products
 
 from indexer import client as clusters
 from indexer import mappings
 from indexer import settings as config
 from indexer.bulk import BulkWriter, Document
 from indexer.settings import Index
-from ingest.clean import Cleaned, clean
-from ingest.schema import load_mapping
-from ingest.sources import Row, open_catalogue
 from reranker.encoder import Encoder
 from reranker.evaluation.judgments import read_queries
 
 HITS = 100
-NEIGHBOURS = 10
-Vectors = NDArray[np.float32]
-
-
-def real(path: Path, mapping: str, encoder: Encoder) -> Vectors:
-    """The vectors of a catalogue's products."""
-    chosen = load_mapping(mapping)
-    rows = (clean(row, chosen) for row in open_catalogue(path, chosen).rows() if isinstance(row, Row))
-    return encoder.embed_products([found.product for found in rows if isinstance(found, Cleaned)])
 
 
 def grown(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     """The first `size` vectors, or all of them and synthetic ones between neighbours."""
     if size <= len(vectors):
         return vectors[:size]
-    near = np.empty((len(vectors), NEIGHBOURS), np.int64)
-    for start in range(0, len(vectors), 1000):
-        cosines = vectors[start : start + 1000] @ vectors.T
-        near[start : start + 1000] = np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, 1 : NEIGHBOURS + 1]
-    one = rng.integers(len(vectors), size=size - len(vectors))
-    other = near[one, rng.integers(NEIGHBOURS, size=len(one))]
-    gap = vectors[other] - vectors[one]
-    noise = rng.standard_normal(gap.shape, np.float32)
-    noise *= 0.5 * np.linalg.norm(gap, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    made = vectors[one] + rng.random((len(one), 1), np.float32) * gap + noise
-    made /= np.linalg.norm(made, axis=1, keepdims=True)
-    return np.concatenate([vectors, made])
+    return np.concatenate([vectors, between(vectors, neighbours(vectors), size - len(vectors), rng)[2]])
 
 
 def exact(vectors: Vectors, queries: Vectors) -> list[set[str]]:
@@ -117,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     encoder, client = Encoder.load(), clusters.connect(config.load())
     queries = encoder.embed_queries([query.text for query in read_queries(options.queries)])
-    known = real(options.products, options.mapping, encoder)
+    known = encoder.embed_products(real_products(options.products, options.mapping))
     print(f"{len(known):,} real vectors, {len(queries)} queries\n")
     print("| vectors | encoding | m | ef_construction | build s | MB | k | recall@100 | median ms | 95th ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")

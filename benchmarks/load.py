@@ -8,7 +8,8 @@ the real ones are synthetic (`synthetic.py`). The node is the embedded one with 
 removed at the end. A second process searches the alias throughout: at first `--live` products, after the switch all of
 them, before, during and after a merge to one segment. Last come recall against exact search and a scan of all ids.
 
-Writes load.json, samples.json, searches.jsonl and load.svg into `--out`. Ctrl-C stops the node and removes its data.
+Writes load.json, load.md, load.svg, samples.json and searches.jsonl into `--out`. Ctrl-C stops the node and removes its
+data.
 """
 
 from __future__ import annotations
@@ -220,7 +221,6 @@ def main(
     (out / "samples.json").write_bytes(msgspec.json.encode(watch.samples))
     (out / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
     plot(out)
-    print(out / "load.json")
 
 
 if __name__ == "__main__":

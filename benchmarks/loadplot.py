@@ -1,4 +1,4 @@
-"""The plot of `load.py`: documents a second, memory, and how long searches took, over the minutes of a load.
+"""The plot and the tables of `load.py`: documents a second, memory, and how long searches took.
 
 python benchmarks/loadplot.py runs/load
 """
@@ -21,6 +21,12 @@ POINTS = 160  # more cannot be told apart
 Line = Sequence[tuple[float, float]]
 
 
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 4, 6, 8, 10, 20, ..., so that half of it is round too."""
+    size = 10.0 ** np.floor(np.log10(max(value, 1)))
+    return float(next(size * step for step in (1, 2, 4, 6, 8, 10) if value <= size * step))
+
+
 def _path(line: Line, right: float, top: float, most: float) -> str:
     step = max(1, len(line) // POINTS)
     thin = [np.mean(line[at : at + step], axis=0) for at in range(0, len(line), step)]
@@ -30,7 +36,7 @@ def _path(line: Line, right: float, top: float, most: float) -> str:
 
 
 def _panel(title: str, lines: Mapping[str, Line], right: float, top: float) -> list[str]:
-    most = max((y for line in lines.values() for _, y in line), default=1.0) * 1.05 or 1.0
+    most = _round_up(max((y for line in lines.values() for _, y in line), default=1.0))
     drawn = [f'<text x="{LEFT}" y="{top - 8}" class="title">{title}</text>']
     for share in (0, 0.5, 1):
         y = top + HEIGHT * (1 - share)
@@ -70,7 +76,10 @@ def svg(figures: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], search
         if start <= each["at"] < end:
             slots[each["mode"]][int(minute(each["at"]) / width)].append(each["ms"])
     late = {
-        mode: [((slot + 0.5) * width, float(np.percentile(found, 95))) for slot, found in sorted(slots[mode].items())]
+        mode: [
+            (min((slot + 0.5) * width, right), float(np.percentile(found, 95)))
+            for slot, found in sorted(slots[mode].items())
+        ]
         for mode in ("hybrid", "vector", "bm25")
     }
     panels = [
@@ -101,11 +110,58 @@ def svg(figures: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], search
     )
 
 
+def tables(figures: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
+    """What a load came to, as Markdown."""
+    built = [sample for sample in samples if sample["phase"] == "build" and sample["written"]]
+    first, last, made = built[0], built[-1], built[-1]["written"] - built[0]["written"]
+    rates = [(b["written"] - a["written"]) / (b["at"] - a["at"]) for a, b in pairwise(built) if b["at"] - a["at"] > 1]
+    quarter = max(1, len(rates) // 4)
+    seconds = {name: end - begin for (name, begin), (_, end) in pairwise(figures["phases"])}
+    bulk = [sample["bulk_bytes"] for sample in built]
+    rows = {
+        "products (real; in the live index)": f"{figures['size']:,} ({figures['real']:,}; {figures['live']:,})",
+        "documents a second": f"{made / (last['at'] - first['at']):.0f}",
+        "the same, first and last quarter": f"{np.median(rates[:quarter]):.0f}, {np.median(rates[-quarter:]):.0f}",
+        "CPU ms a document, node and writer": ", ".join(
+            f"{(last[key] - first[key]) / made * 1000:.1f}" for key in ("node_cpu_s", "writer_cpu_s")
+        ),
+        "load average": f"{np.mean([sample['load_average'] for sample in built]):.1f}",
+        "bytes that a bulk request may hold": f"{min(bulk):,} to {max(bulk):,}",
+        "heap, MB, most (of)": f"{max(sample['heap_mb'] for sample in samples):.0f} ({figures['heap_mb']})",
+        "garbage collection while building, s": f"{last['gc_s'] - first['gc_s']:.1f}",
+        "node's memory without mapped files, MB, most": f"{max(sample['node_anon_mb'] for sample in samples):.0f}",
+        "writer's memory, MB, first and last": f"{first['writer_rss_mb']:.0f}, {last['writer_rss_mb']:.0f}",
+        "seconds: " + ", ".join(seconds): ", ".join(f"{each:.0f}" for each in seconds.values()),
+        "scan of all ids, s": f"{figures['scan']['seconds']}",
+        "bytes of an id in a set": f"{figures['scan']['bytes_each_in_a_set']}",
+        **{
+            f"{state}: segments, MB": f"{figures[state]['segments']}, {sum(figures[state]['mb'].values()):.0f}: "
+            + ", ".join(f"{kind} {mb:.0f}" for kind, mb in figures[state]["mb"].items())
+            for state in ("unmerged", "merged")
+        },
+    }
+    lines = ["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lines += ["", "| phase | mode | searches | failed | p50 ms | p95 | p99 |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row['phase']} | {row['mode']} | {row['searches']} | {len(row['failed'])} | {row['p50']} | {row['p95']} | "
+        f"{row['p99']} |"
+        for row in figures["searches"]
+    ]
+    lines += ["", "| depth | recall@100 | median ms | p95 ms |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['depth']:.0f} | {row['recall']:.3f} | {row['median_ms']:.1f} | {row['p95_ms']:.1f} |"
+        for row in figures["recall"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def plot(folder: Path) -> None:
-    """Write load.svg of what lies in the folder."""
+    """Write load.svg and load.md of what lies in the folder, and print the latter."""
     figures, samples = (msgspec.json.decode((folder / name).read_bytes()) for name in ("load.json", "samples.json"))
     searches = [msgspec.json.decode(line) for line in (folder / "searches.jsonl").read_bytes().splitlines()]
     (folder / "load.svg").write_text(svg(figures, samples, searches), "utf-8")
+    (folder / "load.md").write_text(tables(figures, samples), "utf-8")
+    print(tables(figures, samples))
 
 
 if __name__ == "__main__":

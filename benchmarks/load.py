@@ -82,6 +82,18 @@ def node_for(folder: Path, size: int, heap_mb: int, keep: bool) -> Iterator[node
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def saved(out: Path, figures: dict[str, Any], watch: Watch) -> Iterator[None]:
+    """Write down what there is at the end, also of a load that was cut short."""
+    try:
+        yield
+    finally:
+        figures["phases"] = watch.phases
+        figures["searches"] = latencies(out / "searches.jsonl", watch.phases)
+        (out / "samples.json").write_bytes(msgspec.json.encode(watch.samples))
+        (out / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
+
+
 def exact(catalogue: Catalogue, queries: Vectors) -> list[set[str]]:
     """Ids of each query's nearest products, block by block."""
     best = [np.full(0, -np.inf, np.float32)] * len(queries)
@@ -180,6 +192,7 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background ignores it
     out.mkdir(parents=True, exist_ok=True)
+    (out / "searches.jsonl").write_bytes(b"")
     models = Encoder.load(), CrossEncoder.load()
     real = real_products(products, mapping)
     vectors = known_vectors(real, models[0], out)
@@ -193,7 +206,7 @@ def main(
     with node_for(folder, size + small.size, heap_mb, keep) as info:
         settings = msgspec.structs.replace(load(), cluster=Cluster(url=info.url))
         client = clusters.connect(settings)
-        with Watch(client, info.pid, every_s) as watch:
+        with Watch(client, info.pid, every_s) as watch, saved(out, figures, watch):
             reindex(client, small, models, settings, watch, out)
             watch.phases.clear()
             watch.samples.clear()
@@ -212,14 +225,10 @@ def main(
                 watch.enter("merged")
                 time.sleep(quiet_s)
                 watch.enter("end")
-        figures["size"] = whole.size
-        figures["merged"] = stored(client, folder)
-        figures["scan"] = all_ids(client)
-        figures["recall"] = recall(client, whole, asked)
-    figures["phases"] = watch.phases
-    figures["searches"] = latencies(out / "searches.jsonl", watch.phases)
-    (out / "samples.json").write_bytes(msgspec.json.encode(watch.samples))
-    (out / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
+            figures["size"] = whole.size
+            figures["merged"] = stored(client, folder)
+            figures["scan"] = all_ids(client)
+            figures["recall"] = recall(client, whole, asked)
     plot(out)
 
 

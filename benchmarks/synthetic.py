@@ -106,7 +106,8 @@ class Catalogue:
     def vectors(self, ids: Sequence[str]) -> Vectors:
         """The vectors of products."""
         places = [divmod(self._positions[name] if name in self._positions else int(name[1:]), BLOCK) for name in ids]
-        return np.stack([self.block(number)[1][at] for number, at in places])
+        # Copies: a row would hold its whole block.
+        return np.stack([self.block(number)[1][at].copy() for number, at in places])
 
     # As the origin of a reindex
 

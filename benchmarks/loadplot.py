@@ -87,12 +87,13 @@ def svg(figures: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], search
         ("memory, MB", memory),
         ("search, 95th percentile, ms", late),
     ]
-    drawn, tops = [], [70 + at * (HEIGHT + GAP) for at in range(len(panels))]
+    drawn, tops = [], [80 + at * (HEIGHT + GAP) for at in range(len(panels))]
     bottom = tops[-1] + HEIGHT
     for at, ((name, begins), (_, ends)) in enumerate(pairwise(phases)):
         x, wide = (LEFT + minute(begins) / right * (WIDTH - LEFT), (ends - begins) / (end - start) * (WIDTH - LEFT))
-        drawn.append(f'<rect x="{x:.1f}" y="40" width="{wide:.1f}" height="{bottom - 40}" class="phase{at % 2}"/>')
-        drawn.append(f'<text x="{x + 2:.1f}" y="{30 - 12 * (at % 2)}">{name}</text>')
+        drawn.append(f'<rect x="{x:.1f}" y="52" width="{wide:.1f}" height="{bottom - 52}" class="phase{at % 2}"/>')
+        anchor = "end" if x > WIDTH - 50 else "start"
+        drawn.append(f'<text x="{x + 2:.1f}" y="{12 + 12 * (at % 4)}" text-anchor="{anchor}">{name}</text>')
     for top, (title, lines) in zip(tops, panels, strict=True):
         drawn += _panel(title, lines, right, top)
     for share in np.linspace(0, 1, 5):

@@ -15,7 +15,6 @@ import os
 import tempfile
 import time
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -42,13 +41,11 @@ COLUMNS = ("start", "per_second", "per_core", "per_cpu_second")
 
 
 def read(products: Path, mapping: str, count: int) -> tuple[list[Entry], float]:
-    """Products, and how many a second were read and cleaned (the pass for the usual prices included)."""
+    """The first products, and how many of all were read and cleaned a second."""
     with tempfile.TemporaryDirectory() as folder, DeadLetters(Path(folder) / "rejected.jsonl") as letters:
         began = time.perf_counter()
-        found = list(
-            islice(Products(open_catalogue(products, load_mapping(mapping)), Report()).entries(letters), count)
-        )
-        return found, len(found) / (time.perf_counter() - began)
+        found = list(Products(open_catalogue(products, load_mapping(mapping)), Report()).entries(letters))
+        return found[:count], len(found) / (time.perf_counter() - began)
 
 
 def processor_seconds() -> float:
@@ -158,6 +155,7 @@ def main(
         ends = {"read and cleaned": cleaned, "sent to workers and taken back": sent(way.stream, batches)}
     rate = rows["Ray, 2 workers"]["per_cpu_second"]
     costs = {size: size / rate / 3600 for size in SIZES}
+    alone = 1 / sum(1 / value for value in ends.values())
     dimension, m = Encoder.load().dimension, Index().m
     memory = {
         size: {each: size * vector_bytes(each, dimension, m) / 1e9 for each in ("float", "half", "byte", "binary")}
@@ -179,9 +177,12 @@ def main(
     )
     for what, value in ends.items():
         out.print(f"{what}: {value:,.0f} products a second, by one process")
-    table = Table("products", "core hours", f"hours on {cores} cores", "price", title="Embedding")
+    out.print(f"Workers that one process keeps busy, before it writes anything: {alone / rate:.0f}")
+    columns = ("core hours", f"hours on {cores} cores", "hours of the one process", "price")
+    table = Table("products", *columns, title="Embedding")
     for size, hours in costs.items():
-        table.add_row(f"{size:,}", f"{hours:,.0f}", f"{hours / cores:,.1f}", f"{hours * price:,.2f}" if price else "")
+        money = f"{hours * price:,.2f}" if price else ""
+        table.add_row(f"{size:,}", f"{hours:,.0f}", f"{hours / cores:,.1f}", f"{size / alone / 3600:,.1f}", money)
     out.print(table)
     table = Table("products", *memory[SIZES[0]], title=f"GB of memory for {dimension} dimensions, m {m}")
     for size, found in memory.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Any
 
@@ -18,6 +19,10 @@ router = APIRouter()
 
 CATCH_ALL = "/{path:path}"
 PATHS = (CATCH_ALL, "/{index}/_search", "/{index}/_msearch")
+# OpenSearch 3.6 parses nested queries by recursion: some 1,300 levels overflow its stack, and the node is gone.
+MAX_NESTING = 200
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKET = re.compile(rb"[^\[\]{}]+")
 _METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD"]
 _JSON = ("", "application/json", "application/x-ndjson")
 
@@ -74,6 +79,8 @@ async def cluster(request: Request) -> Response:
             "the cluster itself, or let the operator allow it.",
         )
     body = await _body(request, settings.max_body_bytes)
+    if nests_deeper(body, MAX_NESTING):
+        raise InputError(f"The body nests deeper than {MAX_NESTING} levels, which can end an OpenSearch node.")
     gateway: Gateway = request.app.state.gateway
     parts = path.split("/")[1:]
     query = request.scope["query_string"].decode("latin-1")
@@ -85,6 +92,18 @@ async def cluster(request: Request) -> Response:
     else:
         answer = await gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
     return _response(answer)
+
+
+def nests_deeper(body: bytes, most: int) -> bool:
+    """Whether brackets outside of strings nest deeper than that; what follows a string without end counts as outside."""
+    if body.count(b"{") + body.count(b"[") <= most:
+        return False
+    depth = 0
+    for bracket in _NO_BRACKET.sub(b"", _STRING.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > most:
+            return True
+    return False
 
 
 def _caller(request: Request) -> Caller:

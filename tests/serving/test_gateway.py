@@ -99,6 +99,21 @@ def test_what_is_not_reranked_is_the_clusters_answer_byte_for_byte(
     assert ours.headers["x-shelfrank-status"] == "skipped"
 
 
+@pytest.mark.parametrize("levels", [60, 500, 20_000])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_body_that_nests_too_deep_never_reaches_the_cluster(
+    service: Running, node: str, shop: str, levels: int, whole: bool
+) -> None:
+    inner = b'{"match": {"title": "{{[[ \\" ]"}}' + b"]}}" * levels if whole else b""
+    content = b'{"query":' + b'{"bool":{"must":[' * levels + inner + b"}"
+    headers = {"content-type": "application/json"}
+    for path in (f"/{shop}/_search", f"/{shop}/_count"):
+        answer = service.http.post(path, content=content, headers=headers)
+        assert answer.status_code == (200 if whole and levels == 60 else 400)
+        assert levels == 60 or "nests deeper" in answer.json()["error"]["reason"]
+    assert httpx.get(node).status_code == 200
+
+
 @pytest.mark.parametrize("content", [b"{", b"[1, 2]", b'"x"', b"\xff\xfe", b"null", b'{"size": 2}{"size": 3}'])
 def test_a_broken_body_is_the_clusters_to_refuse(service: Running, node: str, shop: str, content: bytes) -> None:
     headers = {"content-type": "application/json"}

@@ -32,8 +32,7 @@ def test_no_request_of_the_schema_breaks_the_service(service: Running) -> None:
             answer = case.call(base_url=service.url, timeout=60)
             tried[case.operation.label] = tried.get(case.operation.label, 0) + 1
             assert answer.status_code < 500 or answer.status_code in (502, 503), answer.text
-            if answer.status_code in (502, 503):
-                assert answer.json()["message"]  # an index that is not there, say
+            assert answer.status_code < 500 or "cannot be reached" not in answer.text
 
         check()
     assert {label.split()[1] for label in tried} >= {

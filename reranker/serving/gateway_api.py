@@ -95,7 +95,7 @@ async def cluster(request: Request) -> Response:
 
 
 def nests_deeper(body: bytes, most: int) -> bool:
-    """Whether brackets outside of strings nest deeper than that; what follows a string without end counts as outside."""
+    """Whether brackets outside of strings nest deeper than `most`; a string without an end counts as outside."""
     if body.count(b"{") + body.count(b"[") <= most:
         return False
     depth = 0

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAIN = (sys.executable, "-c", "from indexer.cli import main; main()")
 # These start, stop or reconfigure things outside of the tests' own node; they have tests of their own.
-ELSEWHERE = ("shelfrank node", "shelfrank train", "shelfrank connect --service")
+ELSEWHERE = ("shelfrank node", "shelfrank train", "shelfrank connect --service", "shelfrank serve")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

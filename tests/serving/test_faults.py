@@ -15,6 +15,7 @@ import pytest
 
 from indexer import client as clusters
 from indexer import node as nodes
+from indexer.embedded import process
 from indexer.settings import Node, Settings
 from reranker import bundle
 from reranker.serving.engine import DEFAULT
@@ -174,6 +175,7 @@ def test_a_model_that_is_not_there_is_waited_for(
 
 
 def test_a_cluster_that_goes_and_comes_back(patient: Settings, own_node: Node) -> None:
+    own_node = msgspec.structs.replace(own_node, port=process.own_ports(1)[0])  # where it comes back to
     nodes.start(own_node)
     settings = msgspec.structs.replace(patient, node=own_node)
     client = clusters.connect(settings)

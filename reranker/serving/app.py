@@ -121,11 +121,17 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
+_CLIENTS_OWN = (400, 404, 429)  # what the cluster says of a request and not of itself
+
+
 def _failures(app: FastAPI) -> None:
     """Every failure as a status and a sentence, in the shape that the endpoint's clients read."""
 
     async def failed(request: Request, error: Exception) -> Response:
         status = next(code for kind, code in _STATUS if isinstance(error, kind))
+        cause = getattr(error.__cause__, "status_code", None)
+        if isinstance(error, ClusterError) and cause in _CLIENTS_OWN:
+            status = cause
         headers = {"retry-after": "1"} if isinstance(error, BusyError) else {}
         return problem(request, status, str(error), headers)
 

@@ -214,7 +214,7 @@ def test_without_a_log_nothing_asks_for_feedback(visit: Visit, site: Running) ->
 
 def test_failures_are_told_in_words_with_a_way_on(visit: Visit, site: Running) -> None:
     page = visit(searched(ENGLISH, index="no-such-shop"), but=REFUSED, ready=False)
-    expect(page.get_by_role("alert")).to_contain_text("OpenSearch did not answer as it should.")
+    expect(page.get_by_role("alert")).to_contain_text("There is no such catalogue.")
     expect(page.get_by_role("alert")).to_contain_text("no such index [no-such-shop]")
     page = visit(searched(ENGLISH, mode="psychic"), but=REFUSED, ready=False)
     expect(page.get_by_role("alert")).to_contain_text("The service does not take this search.")

@@ -89,7 +89,7 @@ export default {
   problem_0: "The service cannot be reached. Is it running, and is this device online?",
   problem_400: "The service does not take this search.",
   problem_403: "This API key may not search.",
-  problem_404: "The service has nothing at this address.",
+  problem_404: "There is no such catalogue.",
   problem_408: "The service waited too long for this search.",
   problem_502: "OpenSearch did not answer as it should.",
   problem_503: "The service is busy or not ready.",

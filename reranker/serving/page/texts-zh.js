@@ -89,7 +89,7 @@ export default {
   problem_0: "无法连接服务。服务是否在运行？本机是否联网？",
   problem_400: "服务不接受这次搜索。",
   problem_403: "此 API 密钥无权搜索。",
-  problem_404: "服务在此地址没有内容。",
+  problem_404: "没有这个商品目录。",
   problem_408: "服务等待这次搜索太久。",
   problem_502: "OpenSearch 没有正常应答。",
   problem_503: "服务繁忙或尚未就绪。",

@@ -34,7 +34,8 @@ from watching import Shop, Watch, latencies
 
 from indexer import aliases, changes, node
 from indexer import client as clusters
-from indexer.bulk import BulkWriter, Patience
+from indexer.bulk import BulkWriter
+from indexer.patience import Patience
 from indexer.settings import Cluster, Settings, load
 from ingest.reindex.job import Options, Reindex
 from reranker.encoder import Encoder

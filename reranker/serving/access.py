@@ -32,9 +32,11 @@ def check(request: Request, right: str) -> Key | None:
     keys: Keys = request.app.state.keys
     if not keys.required:
         return None
-    found = keys.find(presented(request))
+    given = presented(request)
+    found = keys.find(given)
     if found is None:
-        raise DeniedError(401, "An API key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+        what = "This API key is not known" if given else "An API key is needed"
+        raise DeniedError(401, f"{what}: send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
     if right not in found.rights:
         raise DeniedError(403, f"The key {found.name} lacks the right {right}.")
     request.state.key = found.name

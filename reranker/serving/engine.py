@@ -87,9 +87,9 @@ class Engine:
         name = name or DEFAULT
         found = self.rerankers.get(name)
         if found is None:
-            known = ", ".join((DEFAULT, *self.settings.serve.bundles))
-            why = self.missing.get(f"reranker {name}", f"the service knows {known}")
-            raise ShelfrankError(f"There is no reranker {name}: {why}")
+            known = (DEFAULT, *self.settings.serve.bundles)
+            otherwise = "it is being loaded" if name in known else f"the service knows {', '.join(known)}"
+            raise ShelfrankError(f"There is no reranker {name}: {self.missing.get(f'reranker {name}', otherwise)}.")
         return found
 
     async def rescore(

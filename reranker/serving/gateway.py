@@ -29,6 +29,7 @@ from reranker.serving.plan import Json, Plan
 
 STATUS_HEADER = "x-shelfrank-status"
 MAX_SEARCHES = 100  # in one _msearch
+REFUSED = "the cluster refused the request for the whole window"
 _OWN_PARAMS = ("from", "size")
 
 
@@ -68,7 +69,7 @@ class Gateway:
         if answer.status != 200:
             # Perhaps only the wider request is refused (max_result_window, say): the client's own decides.
             answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
-            plan.skip = "the cluster refused the request for the whole window"
+            plan.skip = REFUSED
             return self._untouched(plan, answer, index)
         changed, status = await self._reranked(plan, msgspec.Raw(answer.body), index, began)
         return Answer(200, {**answer.headers, STATUS_HEADER: status}, msgspec.json.encode(changed))
@@ -87,14 +88,21 @@ class Gateway:
             self._prepared(plans.read(each, name, self.settings, {}), {})
             for each, name in zip(searches, names, strict=True)
         ]
-        sent = [
-            line for header, plan in zip(headers, prepared, strict=True) for line in (header, plan.wide or plan.plain)
-        ]
-        answer = await self.passage.send(method, raw_path, query, b"\n".join([*sent, b""]), caller.headers, caller.lend)
-        if answer.status != 200 or all(plan.skip for plan in prepared):
-            return self._untouched(prepared[0] if prepared else Plan(None, b""), answer, index)
+        sent = [plan.wide or plan.plain for plan in prepared]
+        answer = await self._send_lines(method, raw_path, query, headers, sent, caller)
+        if answer.status != 200 or all(plan.skip and plan.ask is None for plan in prepared):
+            for plan, name in zip(prepared, names, strict=True):
+                self.engine.count(name, plan.status)
+            return Answer(answer.status, {**answer.headers, STATUS_HEADER: "skipped"}, answer.body)
         parts = msgspec.json.decode(answer.body, type=Json)
         responses = msgspec.json.decode(parts["responses"], type=list[msgspec.Raw])
+        refused = [at for at, plan in enumerate(prepared) if not plan.skip and _is_error(responses[at])]
+        if refused:
+            plain = [prepared[at].plain for at in refused]
+            again = await self._send_lines(method, raw_path, query, [headers[at] for at in refused], plain, caller)
+            found = msgspec.json.decode(again.body, type=Json).get("responses", msgspec.Raw(b"[]"))
+            for at, response in zip(refused, msgspec.json.decode(found, type=list[msgspec.Raw]), strict=False):
+                responses[at], prepared[at].skip = response, REFUSED
         done = await asyncio.gather(
             *(
                 self._reranked(plan, response, name, began)
@@ -104,6 +112,18 @@ class Gateway:
         parts["responses"] = msgspec.Raw(msgspec.json.encode([response for response, _ in done]))
         status = ",".join(status for _, status in done)
         return Answer(200, {**answer.headers, STATUS_HEADER: status}, msgspec.json.encode(parts))
+
+    async def _send_lines(
+        self,
+        method: str,
+        raw_path: str,
+        query: str,
+        headers: Sequence[bytes],
+        bodies: Sequence[bytes],
+        caller: Caller,
+    ) -> Answer:
+        lines = [line for pair in zip(headers, bodies, strict=True) for line in pair]
+        return await self.passage.send(method, raw_path, query, b"\n".join([*lines, b""]), caller.headers, caller.lend)
 
     def _prepared(self, plan: Plan, params: Mapping[str, str]) -> Plan:
         if plan.skip:
@@ -119,22 +139,14 @@ class Gateway:
     def _untouched(self, plan: Plan, answer: Answer, index: str) -> Answer:
         """The cluster's answer; only a client that asked for reranking finds a word about it in the body."""
         self.engine.count(index, plan.status)
-        headers = {**answer.headers, STATUS_HEADER: plan.status}
-        if plan.ask is None or answer.status != 200:
-            return Answer(answer.status, headers, answer.body)
-        try:
-            parts = msgspec.json.decode(answer.body, type=Json)
-        except msgspec.DecodeError:
-            return Answer(answer.status, headers, answer.body)
-        return Answer(
-            200, headers, msgspec.json.encode(_with_word(parts, {"status": plan.status, "reason": plan.skip}))
-        )
+        body = _told(plan, msgspec.Raw(answer.body))
+        return Answer(answer.status, {**answer.headers, STATUS_HEADER: plan.status}, bytes(body))
 
     async def _reranked(self, plan: Plan, raw: msgspec.Raw, index: str, began: float) -> tuple[Any, str]:
         """The response with its page in the new order, and the status."""
         if plan.skip:
             self.engine.count(index, plan.status)
-            return raw, plan.status
+            return _told(plan, raw), plan.status
         parts = msgspec.json.decode(raw, type=Json)
         if "hits" not in parts:
             return raw, "skipped"  # an error of this search alone
@@ -185,6 +197,21 @@ class Gateway:
             return await self.engine.run(told)
         except Exception as error:  # noqa: BLE001 - the page is there, whatever is wrong with what is said of it
             return {"reading": {"status": "error", "reason": f"{type(error).__name__}: {error}"}, "hits": []}
+
+
+def _told(plan: Plan, raw: msgspec.Raw) -> msgspec.Raw:
+    """The answer with why it was not reranked, for a client that asked; errors and whatever is no object stay."""
+    if plan.ask is None or _is_error(raw):
+        return raw
+    parts = msgspec.json.decode(raw, type=Json)
+    return msgspec.Raw(msgspec.json.encode(_with_word(parts, {"status": plan.status, "reason": plan.skip})))
+
+
+def _is_error(raw: msgspec.Raw) -> bool:
+    try:
+        return "hits" not in msgspec.json.decode(raw, type=Json)
+    except (msgspec.DecodeError, RecursionError):
+        return True
 
 
 def _index_of(header: bytes, otherwise: str) -> str:

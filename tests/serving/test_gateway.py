@@ -211,6 +211,9 @@ def test_many_searches_in_one_request(service: Running, through: OpenSearch, sho
     assert ids(english) == ids(service.search(shop, ENGLISH).json())
     assert ids(chinese) == ids(service.search(shop, CHINESE).json())
     assert "ext" not in everything
+    told = through.msearch(index=shop, body=[{}, {"query": {"match_all": {}}, "ext": {"shelfrank": {}}}])
+    assert "no text" in told["responses"][0]["ext"]["shelfrank"]["reason"]
+    assert "ext" not in told
     assert missing["status"] == 404
     with pytest.raises(RequestError, match="pairs"):
         through.msearch(index=shop, body=lines[:3])
@@ -324,13 +327,19 @@ def test_an_index_that_shelfrank_never_saw_is_reranked_by_its_own_field_names(
     client.indices.delete(index=name)
 
 
-def test_a_window_wider_than_the_index_allows_falls_back(service: Running, client: OpenSearch) -> None:
+def test_a_window_wider_than_the_index_allows_falls_back(
+    service: Running, through: OpenSearch, client: OpenSearch, shop: str
+) -> None:
     name = "test-gateway-narrow"
     client.indices.delete(index=name, ignore_unavailable=True)
     client.indices.create(index=name, body={"settings": {"index": {"max_result_window": 20}}})
     client.index(index=name, id="1", body={"title": "cup"}, params={"refresh": "true"})
-    answer = service.search(name, {"query": {"match": {"title": "cup"}}, "ext": {"shelfrank": {}}}).json()
-    assert ids(answer) == ["1"]
-    assert answer["ext"]["shelfrank"]["status"] == "skipped"
-    assert "refused" in answer["ext"]["shelfrank"]["reason"]
+    body = {"query": {"match": {"title": "cup"}}, "ext": {"shelfrank": {}}}
+    alone = service.search(name, body).json()
+    among = through.msearch(body=[{"index": name}, body, {"index": shop}, ENGLISH])["responses"]
+    for answer in (alone, among[0]):
+        assert ids(answer) == ["1"]
+        assert answer["ext"]["shelfrank"]["status"] == "skipped"
+        assert "refused" in answer["ext"]["shelfrank"]["reason"]
+    assert among[1]["ext"]["shelfrank"]["status"] == "applied"
     client.indices.delete(index=name)

@@ -8,7 +8,7 @@ lock() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
         --no-annotate --output-file "deploy/locks/$out" "$@"
 }
-lock dev.txt --extra embedded --extra train --extra distributed --extra serve --group dev pyproject.toml
+lock dev.txt --extra embedded --extra train --extra distributed --extra serve --extra otel --group dev pyproject.toml
 # The same versions as the tests', so that what was tested is what runs.
 lock demo.txt --extra embedded --constraint deploy/locks/dev.txt pyproject.toml
-lock serve.txt --extra serve --constraint deploy/locks/dev.txt pyproject.toml
+lock serve.txt --extra serve --extra otel --constraint deploy/locks/dev.txt pyproject.toml

@@ -28,6 +28,7 @@ from reranker.serving.keys import Keys
 from reranker.serving.metrics import Metrics
 from reranker.serving.page_files import PageFiles
 from reranker.serving.passing import Passage
+from reranker.serving.tracing import trace
 
 PAGE_PATH = "/_shelfrank"
 
@@ -48,6 +49,7 @@ def create(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = metrics
+    app.state.traces = None
     app.state.keys = Keys(os.environ, settings.serve.keys_file)
     app.state.engine = engine = Engine(settings, metrics)
     app.state.passage = Passage(settings.cluster)
@@ -64,6 +66,7 @@ def create(settings: Settings) -> FastAPI:
     if origins:
         allowed = ["authorization", "content-type", KEY_HEADER]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=allowed)
+    trace(app, os.environ)
     app.add_middleware(Guard, serve=settings.serve, metrics=metrics)
     return app
 
@@ -76,6 +79,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.passage.close()
     await asyncio.to_thread(app.state.engine.close)
     await asyncio.to_thread(app.state.ubi.close)
+    if app.state.traces is not None:
+        await asyncio.to_thread(app.state.traces.shutdown)
 
 
 def _health(app: FastAPI) -> None:

@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,6 +44,8 @@ class Engine:
         self._pool = ThreadPoolExecutor(serve.workers, "shelfrank-model")
         self._waiting = 0
         self._tried = 0.0
+        # Begins a span of a trace, where there are traces.
+        self.span: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     def load(self) -> None:
         """Load and warm every model that is not there yet; what cannot be loaded is kept in `missing` with why."""
@@ -111,9 +114,9 @@ class Engine:
             return untouched(window, "error", why)
         reranker = self.reranker(bundle)
         try:
-            outcome = await self._within(
-                deadline, lambda: rescore(query, window, reranker, weight, deadline), len(window)
-            )
+            with self.span("rerank"):
+                work = partial(rescore, query, window, reranker, weight, deadline)
+                outcome = await self._within(deadline, work, len(window))
         except BusyError as error:
             return untouched(window, "skipped", str(error), reranker)
         if outcome is None:

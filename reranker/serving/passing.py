@@ -83,7 +83,7 @@ class Passage:
         context = ssl.create_default_context(cafile=cluster.ca_file or None)
         if cluster.client_cert:
             context.load_cert_chain(cluster.client_cert, cluster.client_key or None)
-        self._client = httpx.AsyncClient(
+        self.client = httpx.AsyncClient(
             base_url=cluster.url,
             verify=context,
             timeout=httpx.Timeout(cluster.timeout_s, connect=min(5.0, cluster.timeout_s)),
@@ -111,13 +111,13 @@ class Passage:
         authorization = headers.get("authorization") or (self._own if lend else "")
         if authorization:
             kept["authorization"] = authorization
-        url = self._client.base_url.copy_with(
-            raw_path=self._client.base_url.raw_path.rstrip(b"/")
+        url = self.client.base_url.copy_with(
+            raw_path=self.client.base_url.raw_path.rstrip(b"/")
             + raw_path.encode()
             + (f"?{query}".encode() * bool(query))
         )
         try:
-            answer = await self._client.request(method, url, content=body or None, headers=kept)
+            answer = await self.client.request(method, url, content=body or None, headers=kept)
         except httpx.TimeoutException as error:
             raise ClusterError(f"OpenSearch did not answer in time ({type(error).__name__}).") from error
         except httpx.HTTPError as error:
@@ -126,4 +126,4 @@ class Passage:
         return Answer(answer.status_code, back, answer.content)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self.client.aclose()

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points, version
 
 import click
 
-from indexer.errors import ShelfrankError
+from indexer.errors import ShelfrankError, UsageError
 
 GROUP = "shelfrank.commands"
 
@@ -20,10 +20,27 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         for point in entry_points(group=GROUP, name=name):
-            command = point.load()
+            try:
+                command = point.load()
+            except ModuleNotFoundError as error:
+                return _lacking(name, error.name or str(error))
             assert isinstance(command, click.Command)
             return command
         return None
+
+
+def _lacking(name: str, module: str) -> click.Command:
+    """In the place of a command whose extra is not installed: listed like the others, and says what it needs."""
+
+    def refuse() -> None:
+        raise UsageError(
+            f"`shelfrank {name}` needs the Python package {module}, which is not installed. It comes with an extra: "
+            "pip install 'shelfrank[serve]' for serve and keys, 'shelfrank[ingest]' for catalogues, 'shelfrank[train]' "
+            "for training."
+        )
+
+    free = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    return click.Command(name, callback=refuse, help=f"(needs {module}, not installed)", context_settings=free)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

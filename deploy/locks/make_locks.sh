@@ -10,5 +10,5 @@ lock() {
 }
 lock dev.txt --extra embedded --extra train --extra distributed --extra serve --extra otel --group dev pyproject.toml
 # The same versions as the tests', so that what was tested is what runs.
-lock demo.txt --extra embedded --constraint deploy/locks/dev.txt pyproject.toml
+lock demo.txt --extra embedded --extra serve --constraint deploy/locks/dev.txt pyproject.toml
 lock serve.txt --extra serve --extra otel --constraint deploy/locks/dev.txt pyproject.toml

@@ -56,6 +56,7 @@ def demo() -> None:
     out.print(table(runs, comparison, f"{len(queries)} held-out queries, English and Chinese"))
     out.print(difference_table(comparison))
     out.print(f'Try it: shelfrank search "bottle without straw" --index {INDEX}   (and: shelfrank node stop)')
+    out.print(f"In a browser: shelfrank serve --index {INDEX}, then http://127.0.0.1:8100/_shelfrank/")
 
 
 def _ingest(searcher: Searcher, folder: Path, settings: Settings) -> None:

@@ -48,6 +48,8 @@ def serve(host: str | None, port: int | None, index: str | None, ubi: bool | Non
     _check(settings)
     _logs()
     app = create(settings)
+    scheme = "https" if chosen.tls_cert else "http"
+    err.print(f"The page: {scheme}://{chosen.host}:{chosen.port}/_shelfrank/", highlight=False)
     # uvicorn sends itself the signal that it has obeyed; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.Server(configured(app, chosen)).run()

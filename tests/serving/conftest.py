@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -44,8 +45,10 @@ def running(settings: Settings, wait: bool = True) -> Iterator[Running]:
     server = uvicorn.Server(configured(app, app.state.settings.serve))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+    serve = app.state.settings.serve
+    url = f"{'https' if serve.tls_cert else 'http'}://127.0.0.1:{port}"
+    trusted = ssl.create_default_context(cafile=serve.tls_cert or None)
+    with httpx.Client(base_url=url, timeout=60, trust_env=False, verify=trusted) as client:
         try:
             _until(lambda: client.get("/healthz").status_code == 200)
             if wait:

@@ -65,16 +65,16 @@ class Made(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def vector_fields(self) -> dict[str, str]:
         """Encoder -> the field that holds its vectors."""
-        second = {self.second_encoder: SECOND_VECTOR} if self.second_encoder else {}
-        return {self.encoder: VECTOR, **second}
+        return vector_fields(msgspec.to_builtins(self))
 
 
 def vector_fields(meta: Any) -> dict[str, str]:
-    """Encoder -> the field of its vectors, by the `_meta.shelfrank` of any index; empty where that says nothing."""
-    try:
-        return msgspec.convert(meta, Made).vector_fields
-    except msgspec.ValidationError:
-        return {}
+    """Encoder -> the field of its vectors, by the `_meta.shelfrank` of any index, of other versions too; empty where
+    that names no encoder."""
+    fields = {"encoder": VECTOR, "second_encoder": SECOND_VECTOR}
+    return (
+        {str(meta[name]): field for name, field in fields.items() if meta.get(name)} if isinstance(meta, dict) else {}
+    )
 
 
 def made(settings: Index, encoder: str, dimension: int, second_encoder: str = "", second_dimension: int = 0) -> Made:

@@ -248,7 +248,7 @@ def fault(keyed: tuple[Running, str, Path], monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("slow", 500, "timed out"),
         ("score", 500, "BigDecimal"),
-        ("key", 401, "API key is needed"),
+        ("key", 401, "API key is not known"),
         ("right", 403, "lacks the right"),
     ],
 )

@@ -43,6 +43,7 @@ class Engine:
         self._breakers = {name: Breaker(serve.breaker_failures, serve.breaker_s) for name in (DEFAULT, *serve.bundles)}
         self._pool = ThreadPoolExecutor(serve.workers, "shelfrank-model")
         self._waiting = 0
+        self._typical_s = 0.0  # of the last pieces of work, the newer the more
         self._tried = 0.0
         # Begins a span of a trace, where there are traces.
         self.span: Callable[[str], AbstractContextManager[Any]] = nullcontext
@@ -113,6 +114,9 @@ class Engine:
         if why := self.unavailable(bundle):
             return untouched(window, "error", why)
         reranker = self.reranker(bundle)
+        if not self._in_time(deadline):
+            reason = f"{self._waiting} rerankings are in hand, and this one would come too late"
+            return untouched(window, "skipped", reason, reranker)
         try:
             with self.span("rerank"):
                 work = partial(rescore, query, window, reranker, weight, deadline)
@@ -143,6 +147,16 @@ class Engine:
         """One window more; indexes that the settings do not name count as one, for labels are not for clients."""
         self.metrics.rerank.labels(index if index in self.settings.serve.indexes else "other", status).inc()
 
+    def _in_time(self, deadline: float) -> bool:
+        """Whether a reranking that has to queue would be done by its deadline, if each takes as long as the last ones.
+
+        One that is not would take its time from those that are: under more load than it can carry, the service would
+        end up with half-done rerankings alone.
+        """
+        workers = self.settings.serve.workers
+        ahead = self._waiting - workers + 1
+        return ahead <= 0 or time.monotonic() + (ahead / workers + 1) * self._typical_s < deadline
+
     async def _within(self, deadline: float, work: Callable[[], T], hits: int) -> T | None:
         """The result of `work`, or None when the deadline comes first (the work then ends by itself)."""
         self.metrics.window.observe(hits)
@@ -165,7 +179,9 @@ class Engine:
             started = time.monotonic()
             self.metrics.phase.labels("queue").observe(started - began)
             result = work()
-            self.metrics.phase.labels("rerank").observe(time.monotonic() - started)
+            took = time.monotonic() - started
+            self.metrics.phase.labels("rerank").observe(took)
+            self._typical_s += 0.1 * (took - self._typical_s)
             return result
 
         try:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,29 @@ def test_what_waits_too_long_is_answered_without(
         over.set()
         thread.join()
         assert answers[0]["ext"]["shelfrank"]["status"] == "applied"
+
+
+def test_what_would_come_too_late_is_answered_at_once(
+    patient: Settings, shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(with_serve(patient, workers=1)) as found:
+        session = found.app.state.engine.rerankers[DEFAULT].session
+        whole = session.run
+
+        def slow(*arguments: Any) -> Any:
+            time.sleep(0.4)
+            return whole(*arguments)
+
+        monkeypatch.setattr(session, "run", slow)
+        body = {**BODY, "ext": {"shelfrank": {"window": 3, "deadline_ms": 3000}}}
+        for _ in range(12):  # until it knows how long one takes
+            found.search(shop, {**BODY, "ext": {"shelfrank": {"window": 3}}})
+        with ThreadPoolExecutor(24) as shoppers:
+            answers = list(shoppers.map(lambda _: found.search(shop, body).json()["ext"]["shelfrank"], range(24)))
+        late = [answer for answer in answers if "too late" in answer["reason"]]
+        assert len(late) >= 8
+        assert all(answer["status"] == "skipped" and answer["took_ms"]["rerank"] < 1500 for answer in late)
+        assert [answer["status"] for answer in answers].count("applied") >= 3
 
 
 def test_a_model_that_is_not_there_is_waited_for(

@@ -168,9 +168,9 @@ def test_what_would_come_too_late_is_answered_at_once(
         with ThreadPoolExecutor(24) as shoppers:
             answers = list(shoppers.map(lambda _: found.search(shop, body).json()["ext"]["shelfrank"], range(24)))
         late = [answer for answer in answers if "too late" in answer["reason"]]
-        assert len(late) >= 8
-        assert all(answer["status"] == "skipped" and answer["took_ms"]["rerank"] < 1500 for answer in late)
-        assert [answer["status"] for answer in answers].count("applied") >= 3
+        assert len(late) >= 5
+        assert all(answer["status"] == "skipped" and answer["took_ms"]["rerank"] < 3000 for answer in late)
+        assert "applied" in [answer["status"] for answer in answers]
 
 
 def test_a_model_that_is_not_there_is_waited_for(

@@ -125,11 +125,8 @@ def _client(cluster: Cluster) -> OpenSearch:
     if not logger.handlers:
         # Without this, Python prints the client's warnings with a stack trace to standard error, beside our message.
         logger.addHandler(logging.NullHandler())
-    headers = {}
-    if cluster.user:
-        # Not by `http_auth`, which allows Latin-1 only.
-        secret = base64.b64encode(f"{cluster.user}:{cluster.password}".encode()).decode("ascii")
-        headers["authorization"] = f"Basic {secret}"
+    # Not by `http_auth`, which allows Latin-1 only.
+    headers = {"authorization": authorization(cluster)} if cluster.user else {}
     tls: dict[str, Any] = {}
     if urlsplit(cluster.url).scheme == "https":
         tls = {
@@ -140,6 +137,13 @@ def _client(cluster: Cluster) -> OpenSearch:
             "client_key": cluster.client_key or None,
         }
     return OpenSearch(hosts=[cluster.url], headers=headers, timeout=cluster.timeout_s, pool_maxsize=POOL_SIZE, **tls)
+
+
+def authorization(cluster: Cluster) -> str:
+    """The `Authorization` of the cluster's user, in UTF-8; empty where there is none."""
+    if not cluster.user:
+        return ""
+    return "Basic " + base64.b64encode(f"{cluster.user}:{cluster.password}".encode()).decode("ascii")
 
 
 def check(cluster: Cluster) -> None:

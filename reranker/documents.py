@@ -78,7 +78,7 @@ def rerank_response(
     hits = changed["hits"]["hits"]
     head, tail = (hits, []) if window is None else (hits[:window], hits[window:])
     candidates = [
-        Candidate(str(hit.get("_id", at)), float(hit.get("_score") or 0.0), _renamed(hit.get("_source") or {}, fields))
+        Candidate(str(hit.get("_id", at)), float(hit.get("_score") or 0.0), renamed(hit.get("_source") or {}, fields))
         for at, hit in enumerate(head)
     ]
     outcome = rescore(query, candidates, reranker, blend, remaining_until(deadline_ms))
@@ -89,7 +89,8 @@ def rerank_response(
     return changed
 
 
-def _renamed(source: Mapping[str, Any], fields: Mapping[str, str] | None) -> Mapping[str, Any]:
+def renamed(source: Mapping[str, Any], fields: Mapping[str, str] | None) -> Mapping[str, Any]:
+    """A product with the recipe's names: `fields` maps them to the index's own."""
     if not fields:
         return source
     return {**source, **{ours: source.get(theirs) for ours, theirs in fields.items()}}

@@ -97,11 +97,13 @@ class Searcher:
         rerank: bool = True,
         fields: Sequence[str] | None = None,
         deadline_ms: float | None = None,
+        weight: float | None = None,
     ) -> Page:
         """One page of hits `start` to `start + size`, the first `window` of the list rescored.
 
         `fields` limits what each hit carries (default: everything but the vector). The window is a hard boundary:
         it is always the same hits, whatever the page, so page follows page without one lost or repeated.
+        `weight` is that of the rerank score, 0 to 1, in the place of `search.blend`.
         `deadline_ms` counts from the start of this call. Raises UsageError for values out of bounds and ClusterError
         when the first stage fails.
         """
@@ -125,7 +127,7 @@ class Searcher:
             vector, made_with = self.query_vector(index, text, mode)
             found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         clock.lap("retrieve")
-        outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline)
+        outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline, weight)
         clock.lap("rerank")
         behind = first > 0 and window > 0 and rerank and self.reranker is not None
         page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
@@ -168,9 +170,10 @@ class Searcher:
             needed += signals.FIELDS if self.reranker.bundle.description.weights else ()
         return {"includes": sorted({*fields, *needed}), "excludes": list(_VECTORS)}
 
-    def _rescore(self, text: str, hits: Sequence[Hit], rerank: bool, deadline: float) -> Outcome:
+    def _rescore(self, text: str, hits: Sequence[Hit], rerank: bool, deadline: float, weight: float | None) -> Outcome:
         window = [Candidate(hit.id, hit.score, hit.source) for hit in hits]
-        return rescore(text, window, self.reranker if rerank else None, self._blend(), deadline)
+        blend = self._blend() if weight is None else weight
+        return rescore(text, window, self.reranker if rerank else None, blend, deadline)
 
     def _blend(self) -> float | None:
         weight = self.settings.search.blend

@@ -45,6 +45,7 @@ def explain(
     filters: Filters | None = None,
     rerank: bool = True,
     deadline_ms: float = math.inf,
+    weight: float | None = None,
     time_limit_ms: float = TIME_LIMIT_MS,
     language: Language = "en",
 ) -> Explained:
@@ -72,6 +73,7 @@ def explain(
         filters=filters,
         rerank=rerank,
         deadline_ms=deadline_ms,
+        weight=weight,
     )
     searched = time.monotonic()
     by_id = {hit.id: hit for hit in page.hits}

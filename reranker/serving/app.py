@@ -19,18 +19,15 @@ from starlette.middleware.cors import CORSMiddleware
 from indexer import node
 from indexer.errors import ClusterError, InputError, ShelfrankError, UsageError
 from indexer.settings import Settings
-from reranker.serving import gateway_api, rerank_api, search_api, ubi
+from reranker.serving import gateway_api, page_files, rerank_api, search_api, ubi
 from reranker.serving.access import KEY_HEADER, DeniedError, check
 from reranker.serving.engine import BusyError, Engine
 from reranker.serving.gateway import Gateway
 from reranker.serving.guard import Guard
 from reranker.serving.keys import Keys
 from reranker.serving.metrics import Metrics
-from reranker.serving.page_files import PageFiles
 from reranker.serving.passing import Passage
 from reranker.serving.tracing import trace
-
-PAGE_PATH = "/_shelfrank"
 
 
 def create(settings: Settings) -> FastAPI:
@@ -59,7 +56,7 @@ def create(settings: Settings) -> FastAPI:
     _health(app)
     app.include_router(rerank_api.router)
     app.include_router(search_api.router)
-    app.mount(PAGE_PATH, PageFiles())
+    app.mount(page_files.PATH, page_files.PageFiles())
     app.include_router(gateway_api.router)
     _failures(app)
     origins = [each.strip() for each in settings.serve.cors_origins.split(",") if each.strip()]
@@ -96,7 +93,7 @@ def _health(app: FastAPI) -> None:
     async def readyz(request: Request) -> Response:
         missing = []
         try:
-            search_api.ready(request.app.state.engine)
+            request.app.state.engine.check_ready()
         except ShelfrankError as error:
             missing.append(str(error))
         try:
@@ -112,9 +109,9 @@ def _health(app: FastAPI) -> None:
         check(request, "admin")
         return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/_shelfrank", include_in_schema=False)
+    @app.get(page_files.PATH, include_in_schema=False)
     async def page() -> Response:
-        return RedirectResponse(f"{PAGE_PATH}/")
+        return RedirectResponse(f"{page_files.PATH}/")
 
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (

@@ -17,6 +17,7 @@ from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
 from indexer.settings import Serve, Settings
 from indexer.terminal import emit_json, err
+from reranker.serving import page_files
 from reranker.serving.app import create
 from reranker.serving.keys import RIGHTS, Keys
 from reranker.serving.keys import new as new_key
@@ -49,7 +50,7 @@ def serve(host: str | None, port: int | None, index: str | None, ubi: bool | Non
     _logs()
     app = create(settings)
     scheme = "https" if chosen.tls_cert else "http"
-    err.print(f"The page: {scheme}://{chosen.host}:{chosen.port}/_shelfrank/", highlight=False)
+    err.print(f"The page: {scheme}://{chosen.host}:{chosen.port}{page_files.PATH}/", highlight=False)
     # uvicorn sends itself the signal that it has obeyed; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.Server(configured(app, chosen)).run()

@@ -38,19 +38,18 @@ class Engine:
         self.settings, self.metrics = settings, metrics
         self.rerankers: dict[str, CrossEncoder] = {}
         self.encoder: Encoder | None = None
+        self.next_encoder: Encoder | None = None
         self.missing: dict[str, str] = {}
         serve = settings.serve
         self._breakers = {name: Breaker(serve.breaker_failures, serve.breaker_s) for name in (DEFAULT, *serve.bundles)}
         self._pool = ThreadPoolExecutor(serve.workers, "shelfrank-model")
         self._waiting = 0
         self._typical_s = 0.0  # of the last pieces of work, the newer the more
-        self._tried = 0.0
         # Begins a span of a trace, where there are traces.
         self.span: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     def load(self) -> None:
         """Load and warm every model that is not there yet; what cannot be loaded is kept in `missing` with why."""
-        self._tried = time.monotonic()
         for name in (DEFAULT, *self.settings.serve.bundles):
             if name not in self.rerankers:
                 self._attempt(f"reranker {name}", partial(self._load_reranker, name))
@@ -84,7 +83,14 @@ class Engine:
     def _load_encoder(self) -> None:
         encoder = Encoder.load(self.settings.models)
         encoder.embed_queries(["warm"])
+        self.next_encoder = Encoder.named(self.settings.models.next_encoder, self.settings.models)
         self.encoder = encoder
+
+    def check_ready(self) -> None:
+        """Raises ShelfrankError with what is missing."""
+        if self.missing or self.encoder is None or DEFAULT not in self.rerankers:
+            missing = "; ".join(f"{what}: {why}" for what, why in self.missing.items())
+            raise ShelfrankError(missing or "the models are being loaded")
 
     def reranker(self, name: str = "") -> CrossEncoder:
         """A loaded reranker by name. Raises ShelfrankError saying why it is not there."""
@@ -167,8 +173,8 @@ class Engine:
         done, _ = await asyncio.wait({future}, timeout=left)
         return future.result() if done else None
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in a worker thread. Raises BusyError when too many wait."""
+    async def run(self, work: Callable[[], T], phase: str = "rerank") -> T:
+        """Run `work` in a worker thread and measure it as this phase. Raises BusyError when too many wait."""
         serve = self.settings.serve
         if self._waiting >= serve.workers + serve.queue:
             raise BusyError(f"{self._waiting} requests are in hand already; the service takes no more at once.")
@@ -180,7 +186,7 @@ class Engine:
             self.metrics.phase.labels("queue").observe(started - began)
             result = work()
             took = time.monotonic() - started
-            self.metrics.phase.labels("rerank").observe(took)
+            self.metrics.phase.labels(phase).observe(took)
             self._typical_s += 0.1 * (took - self._typical_s)
             return result
 
@@ -191,10 +197,10 @@ class Engine:
             self._waiting -= 1
             self.metrics.waiting.set(max(0, self._waiting - serve.workers))
 
-    async def model(self, work: Callable[[], T]) -> T:
+    async def model(self, work: Callable[[], T], phase: str = "rerank") -> T:
         """`run` for what has no first stage to fall back to: any fault of a model is a ShelfrankError."""
         try:
-            return await self.run(work)
+            return await self.run(work, phase)
         except ShelfrankError:
             raise
         except Exception as error:

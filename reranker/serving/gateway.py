@@ -16,6 +16,7 @@ import msgspec
 
 from indexer.errors import InputError, ShelfrankError
 from indexer.settings import Settings
+from reranker.documents import renamed
 from reranker.explaining.explained import Language
 from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain_page
 from reranker.rescore import Candidate, Outcome
@@ -58,12 +59,13 @@ class Gateway:
     async def search(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
         """One `_search`. Raises InputError for a wrong `ext.shelfrank` and ClusterError when no answer comes."""
         began = time.monotonic()
-        params = dict(parse_qsl(query, keep_blank_values=True))
+        asked = parse_qsl(query, keep_blank_values=True)
+        params = dict(asked)
         plan = self._prepared(plans.read(body, index, self.settings, params), params)
         if plan.skip:
             answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
             return self._untouched(plan, answer, index)
-        rest = urlencode([(name, value) for name, value in parse_qsl(query, True) if name not in _OWN_PARAMS])
+        rest = urlencode([(name, value) for name, value in asked if name not in _OWN_PARAMS])
         headers = {"content-type": "application/json", **caller.headers}
         answer = await self.passage.send(method, raw_path, rest, plan.wide, headers, caller.lend)
         if answer.status != 200:
@@ -194,7 +196,7 @@ class Gateway:
             return msgspec.to_builtins({"reading": found.reading, "hits": found.hits, "took_ms": found.took_ms})
 
         try:
-            return await self.engine.run(told)
+            return await self.engine.run(told, "explain")
         except Exception as error:  # noqa: BLE001 - the page is there, whatever is wrong with what is said of it
             return {"reading": {"status": "error", "reason": f"{type(error).__name__}: {error}"}, "hits": []}
 
@@ -226,9 +228,7 @@ def _candidate(at: int, raw: msgspec.Raw, fields: Mapping[str, str]) -> Candidat
     row = msgspec.json.decode(raw, type=_Row)
     found = {name: values[0] if len(values) == 1 else values for name, values in row.fields.items()}
     found.update(row.source)
-    for ours, theirs in fields.items():
-        found[ours] = found.get(theirs)
-    return Candidate(row.id or str(at), row.score or 0.0, found)
+    return Candidate(row.id or str(at), row.score or 0.0, renamed(found, fields))
 
 
 def _pruned(raw: msgspec.Raw, own: frozenset[str]) -> Any:

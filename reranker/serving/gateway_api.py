@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from indexer.errors import InputError
+from reranker.serving import page_files
 from reranker.serving.access import KEY_HEADER, DeniedError, check
 from reranker.serving.gateway import Caller, Gateway
 from reranker.serving.guard import TooLargeError
@@ -64,7 +65,7 @@ async def msearch(request: Request, index: str) -> Response:
 async def cluster(request: Request) -> Response:
     """One request of an OpenSearch client."""
     if request.method == "GET" and request.url.path == "/" and "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/_shelfrank/")
+        return RedirectResponse(f"{page_files.PATH}/")
     settings = request.app.state.settings.serve
     caller = _caller(request)
     raw_path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]

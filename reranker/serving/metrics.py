@@ -19,7 +19,7 @@ class Metrics:
         )
         self.phase = Histogram(
             "shelfrank_phase_seconds",
-            "Time of a search by phase: first_stage, queue, rerank.",
+            "Time by phase: first_stage and rerank of the gateway, queue, search, explain, embed.",
             ["phase"],
             buckets=_SECONDS,
             registry=registry,

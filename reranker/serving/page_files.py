@@ -18,6 +18,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+PATH = "/_shelfrank"  # no index can have this name
 
 
 class PageFiles(StaticFiles):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import ssl
 from collections.abc import Mapping
@@ -76,10 +75,7 @@ class Passage:
     def __init__(self, cluster: Cluster) -> None:
         """Raises ConfigError for settings that cannot be."""
         clusters.check(cluster)
-        self._own = ""
-        if cluster.user:
-            secret = base64.b64encode(f"{cluster.user}:{cluster.password}".encode()).decode("ascii")
-            self._own = f"Basic {secret}"
+        self._own = clusters.authorization(cluster)
         context = ssl.create_default_context(cafile=cluster.ca_file or None)
         if cluster.client_cert:
             context.load_cert_chain(cluster.client_cert, cluster.client_key or None)

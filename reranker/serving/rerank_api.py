@@ -153,13 +153,13 @@ async def embeddings(request: Request, asked: EmbeddingRequest) -> EmbeddingResp
         raise InputError(f"dimensions is {asked.dimensions}; this encoder has {encoder.dimension} and cannot be cut.")
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     embed = encoder.embed_queries if asked.input_type == "query" else encoder.embed_texts
-    vectors = await engine.model(lambda: embed(texts))
+    vectors = await engine.model(lambda: embed(texts), "embed")
     data = []
     for at, vector in enumerate(vectors):
         packed = base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
         values = packed if asked.encoding_format == "base64" else [float(value) for value in vector]
         data.append(Embedding(index=at, embedding=values))
-    tokens = await engine.model(lambda: encoder.count_tokens(texts))
+    tokens = await engine.model(lambda: encoder.count_tokens(texts), "embed")
     return EmbeddingResponse(
         data=data, model=encoder.bundle_id, usage={"prompt_tokens": tokens, "total_tokens": tokens}
     )

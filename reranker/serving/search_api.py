@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -13,12 +12,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer import client as clusters
-from indexer.errors import ShelfrankError
 from reranker.commands import page_json
 from reranker.explaining.explained import Explained, Language
 from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain
 from reranker.rescore import untouched
 from reranker.retrieval import MODES, Filters, Retriever
+from reranker.scoring import CrossEncoder
 from reranker.search import MAX_REACH, MAX_WINDOW, Page, Searcher
 from reranker.serving import ubi
 from reranker.serving.access import needs
@@ -117,7 +116,8 @@ class Shop:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._searchers: dict[tuple[str, float | None], Searcher] = {}
+        # Kept between requests: a searcher remembers which encoder made which index.
+        self._searchers: dict[CrossEncoder | None, Searcher] = {}
         self._retriever: Retriever | None = None
 
     def retriever(self) -> Retriever:
@@ -130,19 +130,23 @@ class Shop:
                 self._retriever = Retriever(client, about, settings.search, self._engine.encoder)
             return self._retriever
 
-    def searcher(self, bundle: str, weight: float | None) -> Searcher:
-        """A searcher with one of the rerankers, or without where that one is not loaded."""
-        settings = self._engine.settings
-        if weight is not None:
-            search = msgspec.structs.replace(settings.search, blend=weight)
-            settings = msgspec.structs.replace(settings, search=search)
-        return Searcher(self.retriever(), self._engine.rerankers.get(bundle or DEFAULT), settings)
+    def searcher(self, bundle: str) -> Searcher:
+        """A searcher with one of the rerankers, or without where that one is not loaded.
+
+        It is kept between requests, for it remembers which encoder made which index.
+        """
+        retriever, reranker = self.retriever(), self._engine.rerankers.get(bundle or DEFAULT)
+        found = self._searchers.get(reranker)
+        if found is None or found.retriever is not retriever:
+            found = Searcher(retriever, reranker, self._engine.settings, self._engine.next_encoder)
+            self._searchers[reranker] = found
+        return found
 
 
 def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
     """One page; a reranker that is missing or left alone is told as such."""
     why = engine.unavailable(asked.bundle) if asked.rerank else ""
-    page = shop.searcher(asked.bundle, asked.weight).search(
+    page = shop.searcher(asked.bundle).search(
         asked.index,
         asked.query,
         mode=asked.mode,
@@ -153,6 +157,7 @@ def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
         rerank=asked.rerank and not why,
         fields=asked.fields,
         deadline_ms=asked.deadline_ms,
+        weight=asked.weight,
     )
     if why:
         page.rerank = {**untouched([], "error", why).summary(), "window": page.rerank["window"]}
@@ -169,9 +174,7 @@ async def search(request: Request, asked: SearchRequest) -> dict[str, Any]:
     """
     engine: Engine = request.app.state.engine
     shop: Shop = request.app.state.shop
-    began = time.monotonic()
-    page = await engine.run(lambda: find(shop, engine, asked))
-    engine.metrics.phase.labels("search").observe(time.monotonic() - began)
+    page = await engine.run(lambda: find(shop, engine, asked), "search")
     engine.count(asked.index, page.rerank["status"])
     query_id = str(uuid.uuid4())
     if engine.settings.serve.ubi:
@@ -188,7 +191,7 @@ async def explained(request: Request, asked: ExplainRequest) -> dict[str, Any]:
 
     def told() -> Explained:
         return explain(
-            shop.searcher(asked.bundle, asked.weight),
+            shop.searcher(asked.bundle),
             asked.index,
             asked.query,
             ids=asked.ids,
@@ -198,12 +201,13 @@ async def explained(request: Request, asked: ExplainRequest) -> dict[str, Any]:
             start=asked.start,
             filters=asked.narrowed(),
             rerank=asked.rerank,
+            weight=asked.weight,
             time_limit_ms=asked.time_limit_ms,
             language=asked.language,
             deadline_ms=float(engine.settings.serve.rerank_deadline_ms),
         )
 
-    answer: dict[str, Any] = msgspec.to_builtins(await engine.run(told))
+    answer: dict[str, Any] = msgspec.to_builtins(await engine.run(told, "explain"))
     return answer
 
 
@@ -239,10 +243,3 @@ async def about(request: Request) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def ready(engine: Engine) -> None:
-    """Raises ShelfrankError with what is missing."""
-    if engine.missing or engine.encoder is None or DEFAULT not in engine.rerankers:
-        missing = "; ".join(f"{what}: {why}" for what, why in engine.missing.items())
-        raise ShelfrankError(missing or "the models are being loaded")

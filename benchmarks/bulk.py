@@ -4,19 +4,17 @@
 
 Real products with token ids of the shipped reranker; their vectors are random directions, for nobody searches them and
 making them is not what is measured. Every run writes all documents into an index made anew on the node that the
-settings name, as a reindex does: no refresh, no copies. Runs of all choices take turns, so that a busy moment of the
-machine does not fall on one of them. `--delay-ms` holds every request back for so long, as a cluster that is far away
-would.
+settings name, as a reindex does: no refresh, no copies, from one request at once up to the number that is allowed.
+Runs of all choices take turns, so that a busy moment of the machine does not fall on one of them. `--delay-ms` holds
+every request back for so long, as a cluster that is far away would.
 """
 
 from __future__ import annotations
 
 import argparse
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice, product
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +27,7 @@ from indexer import client as clusters
 from indexer import mappings
 from indexer import settings as config
 from indexer.bulk import BulkWriter, Document
+from indexer.flights import Flights
 from indexer.settings import Index
 from ingest.documents import Maker
 from ingest.products import Products
@@ -61,41 +60,31 @@ def made(path: Path, mapping: str, limit: int) -> list[Document]:
     return maker.documents(entries)
 
 
-class Taken:
-    """Batches of documents, each given to one of the threads that ask."""
+class Far:
+    """A cluster whose answers to bulk requests take so many seconds longer."""
 
-    def __init__(self, documents: list[Document], size: int) -> None:
-        self._rest, self._size, self._lock = iter(documents), size, threading.Lock()
+    def __init__(self, client: OpenSearch, delay: float) -> None:
+        self._client, self._delay = client, delay
 
-    def __iter__(self) -> Iterator[list[Document]]:
-        while True:
-            with self._lock:
-                batch = list(islice(self._rest, self._size))
-            if not batch:
-                return
-            yield batch
+    def bulk(self, body: bytes) -> Any:
+        time.sleep(self._delay)
+        return self._client.bulk(body=body)
 
 
 def write(
     client: OpenSearch, documents: list[Document], settings: Index, flights: int, size: int, delay: float
 ) -> float:
-    """Write all into a new index with so many requests in flight; returns documents a second."""
+    """Write all into a new index with up to so many requests in flight; returns documents a second."""
     client.indices.delete(index=NAME, params={"ignore_unavailable": "true"})
     body = mappings.index_body(settings, mappings.made(settings, "benchmark", DIMENSION))
     body["settings"]["index"] |= {"refresh_interval": "-1"}
     client.indices.create(index=NAME, body=body)
-    batches = Taken(documents, size)
-
-    def work() -> None:
-        writer = BulkWriter(client, NAME, max_documents=size, max_bytes=50_000_000)
-        for batch in batches:
-            time.sleep(delay)
-            writer.write(batch)
-
+    far: Any = Far(client, delay)
+    writer = BulkWriter(far, NAME, max_documents=size, max_bytes=50_000_000, max_requests=flights)
     started = time.perf_counter()
-    with ThreadPoolExecutor(flights) as pool:
-        for done in [pool.submit(work) for _ in range(flights)]:
-            done.result()
+    with Flights(writer) as out:
+        for at in range(0, len(documents), size):
+            out.send(documents[at : at + size], lambda outcome: None)
     took = time.perf_counter() - started
     client.indices.refresh(index=NAME, request_timeout=600)
     assert client.count(index=NAME)["count"] == len(documents)

@@ -1,7 +1,7 @@
 """The ways to plug shelfrank into a search, side by side: what each does to the page, and how long it takes.
 
     shelfrank node start --with-ml && shelfrank demo
-    shelfrank serve &                      # wait until it answers at /readyz
+    SHELFRANK_SERVE_CACHE_SCORES=0 shelfrank serve &    # wait until it answers at /readyz
     shelfrank connect --oversample 5 --timeout-s 60
     python benchmarks/connecting.py
 

@@ -4,7 +4,8 @@
 
 Starts `shelfrank serve` on a free port before the sample shop (`shelfrank demo` makes it) and sends searches at each
 rate without waiting for answers (an open loop, as shoppers do). Beside it, in turns: the same searches to the cluster
-itself, and through the gateway without reranking, which is what the gateway costs.
+itself, and through the gateway without reranking, which is what the gateway costs. Every window is scored; with
+`--cache` the service keeps scores, as it does by default, and the same 140 queries soon cost little.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ async def offer(url: str, way: str, rate: float, seconds: float, ask: dict[str, 
     return Row(way, rate, len(took), failed, round(len(took) / spent, 1), p50, p95, p99, dict(statuses))
 
 
-def serve(url: str, port: int) -> subprocess.Popen[bytes]:
-    """The service as it is run, when it is ready."""
-    environment = {**os.environ, "OPENSEARCH_URL": url}
+def serve(url: str, port: int, cache: bool) -> subprocess.Popen[bytes]:
+    """The service as it is run, with or without a cache of scores, when it is ready."""
+    environment = {**os.environ, "OPENSEARCH_URL": url, "SHELFRANK_SERVE_CACHE_SCORES": "200000" if cache else "0"}
     command = [sys.executable, "-c", MAIN, "serve", "--port", str(port), "--index", INDEX]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     for _ in range(600):
@@ -105,8 +106,9 @@ def serve(url: str, port: int) -> subprocess.Popen[bytes]:
 @click.option("--seconds", default=15.0, show_default=True, help="How long each rate is held.")
 @click.option("--window", default=20, show_default=True, help="Hits that are rescored.")
 @click.option("--deadline-ms", default=500.0, show_default=True, help="After this long a search keeps its first stage.")
+@click.option("--cache", is_flag=True, help="Keep scores, as the service does; without, every window is scored.")
 @click.option("--json", "as_json", is_flag=True)
-def main(rates: str, seconds: float, window: int, deadline_ms: float, as_json: bool) -> None:
+def main(rates: str, seconds: float, window: int, deadline_ms: float, cache: bool, as_json: bool) -> None:
     loaded = settings.load()
     url = loaded.cluster.url or node.ensure(loaded.node)
     if not clusters.connect(loaded).indices.exists(index=INDEX):
@@ -114,7 +116,7 @@ def main(rates: str, seconds: float, window: int, deadline_ms: float, as_json: b
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = serve(url, port)
+    process = serve(url, port, cache)
     gateway, rows = f"http://127.0.0.1:{port}", []
     try:
         asyncio.run(offer(gateway, "warm", 2, 3, {"window": window}))

@@ -6,6 +6,7 @@ time replaces the first. Where a write is conditional, the second time is a conf
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
 from indexer.client import explained
+from indexer.errors import ClusterError
 from indexer.patience import TRANSIENT, Patience, told, transient, unanswered
 
 TOO_LARGE = 413
@@ -60,20 +62,33 @@ class Outcome:
 
 
 class Pace:
-    """How many bytes a request holds: half as many when the cluster refuses or is slow, then slowly more again."""
+    """How many bytes a request holds, and how many requests may be out at once: half as many of both when the cluster
+    refuses or is slow, then slowly more again. Safe to share between threads.
+    """
 
-    def __init__(self, max_bytes: int, *, min_bytes: int = 64_000, slow_s: float = 5.0) -> None:
+    def __init__(self, max_bytes: int, max_requests: int = 1, *, min_bytes: int = 64_000, slow_s: float = 5.0) -> None:
         self.max_bytes, self.min_bytes, self._slow_s = max_bytes, min(min_bytes, max_bytes), slow_s
         self.bytes = max_bytes
+        self.max_requests, self.requests = max_requests, 1
+        self._well = 0  # requests that were taken since their number was changed
+        self._lock = threading.Lock()
 
     def went_well(self, seconds: float) -> None:
         """A request was taken whole."""
-        factor = 0.5 if seconds > self._slow_s else 1.2
-        self.bytes = min(self.max_bytes, max(self.min_bytes, int(self.bytes * factor)))
+        if seconds > self._slow_s:
+            self.refused()
+            return
+        with self._lock:
+            self.bytes = min(self.max_bytes, max(self.min_bytes, int(self.bytes * 1.2)))
+            self._well += 1
+            if self._well >= self.requests < self.max_requests:
+                self.requests, self._well = self.requests + 1, 0
 
     def refused(self) -> None:
         """The cluster had no room for a request or a part of it."""
-        self.bytes = max(self.min_bytes, self.bytes // 2)
+        with self._lock:
+            self.bytes = max(self.min_bytes, self.bytes // 2)
+            self.requests, self._well = max(1, self.requests // 2), 0
 
 
 class BulkWriter:
@@ -86,11 +101,13 @@ class BulkWriter:
         *,
         max_documents: int = 500,
         max_bytes: int = 5_000_000,
+        max_requests: int = 1,
         patience: Patience | None = None,
     ) -> None:
         self._client, self._index = client, index
-        self._max_documents, self.pace = max_documents, Pace(max_bytes)
+        self._max_documents, self.pace = max_documents, Pace(max_bytes, max_requests)
         self._patience = patience or Patience()
+        self._given_up = threading.Event()
 
     def write(self, documents: Sequence[Document], outcome: Outcome | None = None) -> Outcome:
         """Write all documents, retrying single items that the cluster had no room for.
@@ -102,6 +119,10 @@ class BulkWriter:
         for chunk in self._chunks(documents):
             self._send(chunk, outcome)
         return outcome
+
+    def give_up(self) -> None:
+        """Send nothing more: writes that other threads have begun end with a ClusterError."""
+        self._given_up.set()
 
     def _chunks(self, documents: Sequence[Document]) -> Iterator[list[Document]]:
         chunk: list[Document] = []
@@ -118,6 +139,8 @@ class BulkWriter:
     def _send(self, chunk: Sequence[Document], outcome: Outcome) -> None:
         pending = list(chunk)
         while pending:
+            if self._given_up.is_set():
+                raise ClusterError("What was left to write is not sent any more.")
             begun = time.monotonic()
             try:
                 answer = self._client.bulk(body=_body(self._index, pending))

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -69,11 +69,13 @@ class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class Ingest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How a catalogue is written: products to a step, bytes to a bulk request, and for how many seconds a cluster
-    that takes nothing is waited for. A reindex embeds on so many `workers` of a Ray cluster; 0 is in its own process.
+    that takes nothing is waited for. A reindex has up to `bulk_requests` out at once, fewer while the cluster is busy,
+    and embeds on so many `workers` of a Ray cluster; 0 is in its own process.
     """
 
     batch: int = 128
     bulk_bytes: int = 5_000_000
+    bulk_requests: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
     patience_s: float = 120.0
     workers: int = 0
 
@@ -140,7 +142,8 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     passes to the cluster beside searches: `read`, `write` (documents too) or `all`. With `cluster_decides` the gateway
     asks for no key and leaves it to the cluster whom it answers. `workers` rerankings run at once and `queue` more
     wait; after `breaker_failures` failures in a row a model is left alone for `breaker_s`. `rerank` is for indexes
-    that `indexes` does not name. `connections` and `read_timeout_s` bound what slow clients can hold.
+    that `indexes` does not name. `connections` and `read_timeout_s` bound what slow clients hold. `cache_scores` and
+    `cache_queries` bound the scores of pairs and the query vectors that each model keeps in memory; 0 keeps none.
     """
 
     host: str = "127.0.0.1"
@@ -157,6 +160,8 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     connections: int = 512
     workers: int = 2
     queue: int = 64
+    cache_scores: Annotated[int, msgspec.Meta(ge=0)] = 200_000
+    cache_queries: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     breaker_failures: int = 5
     breaker_s: float = 10.0
     stop_s: float = 20.0

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle
+from reranker.cache import Cache, digest
 from reranker.session import Session
 from reranker.text import product_ids, query_ids, text_ids
 
@@ -26,6 +27,8 @@ class Encoder:
         self.session = Session(bundle.model_path, settings)
         self._tokenizer = bundle.tokenizer()
         self.bundle_id = bundle.id
+        # Where a process that lives long keeps the vectors of queries.
+        self.cache: Cache[NDArray[np.float32]] | None = None
 
     @classmethod
     def load(cls, settings: Models | None = None) -> Encoder:
@@ -53,9 +56,22 @@ class Encoder:
         return self._embed([product_ids(product, recipe, self._tokenizer) for product in products])
 
     def embed_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of queries: float32 [queries, dimension], rows of length 1."""
+        """Vectors of queries: float32 [queries, dimension], rows of length 1. `cache` is looked into first."""
         recipe = self.bundle.description.recipe
-        return self._embed([query_ids(query, recipe, self._tokenizer) for query in queries])
+        rows = [query_ids(query, recipe, self._tokenizer) for query in queries]
+        if self.cache is None:
+            return self._embed(rows)
+        keys = [digest(row) for row in rows]
+        vectors = np.zeros((len(rows), self.dimension), np.float32)
+        left = []
+        for at, known in enumerate(self.cache.find(keys)):
+            if known is None:
+                left.append(at)
+            else:
+                vectors[at] = known
+        vectors[left] = self._embed([rows[at] for at in left])
+        self.cache.keep((keys[at], vectors[at].copy()) for at in left if np.isfinite(vectors[at]).all())
+        return vectors
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of bare texts that stand for products: float32 [texts, dimension], rows of length 1."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Layout
+from reranker.cache import Cache, digest
 from reranker.session import Session
 from reranker.text import Part, product_parts, query_ids, query_part
 from reranker.tokens import ProductTokens
@@ -54,6 +55,8 @@ class CrossEncoder(ProductTokens):
         self.bundle_id = bundle.id
         # Called with the padded tokens of every micro-batch, for whoever counts them.
         self.on_batch: Callable[[int], None] = lambda tokens: None
+        # Where a process that lives long keeps what `score` found.
+        self.cache: Cache[float] | None = None
 
     @classmethod
     def load(cls, settings: Models | None = None) -> CrossEncoder:
@@ -77,26 +80,38 @@ class CrossEncoder(ProductTokens):
         """Logits of the query with each product's token ids.
 
         `deadline` is a reading of `time.monotonic()`; it is looked at before every micro-batch, as a forward pass
-        cannot be cancelled.
+        cannot be cancelled. What `cache` holds is not computed again; what was scored before a deadline is kept there.
         """
         asked = query_ids(query, self._recipe, self._tokenizer)
-        return self.score_pairs([(asked, product) for product in products], deadline)
+        return self._score([(asked, product) for product in products], deadline, self.cache)
 
     def score_pairs(
         self, token_pairs: Sequence[tuple[Sequence[int], Sequence[int]]], deadline: float = float("inf")
     ) -> Scores:
-        """Logits of pairs of a query's and a product's token ids; otherwise as `score`."""
+        """Logits of pairs of a query's and a product's token ids, never from the cache; otherwise as `score`."""
+        return self._score(token_pairs, deadline, None)
+
+    def _score(
+        self, token_pairs: Sequence[tuple[Sequence[int], Sequence[int]]], deadline: float, cache: Cache[float] | None
+    ) -> Scores:
         layout = self.bundle.description.layout
         pairs = [pair(query, product, layout, self._recipe.max_tokens) for query, product in token_pairs]
         values = np.full(len(pairs), np.nan)
-        scored = 0
-        for batch in _micro_batches([ids for ids, _ in pairs]):
+        keys = [digest(ids, types) for ids, types in pairs] if cache is not None else []
+        for at, known in enumerate(cache.find(keys) if cache is not None else ()):
+            values[at] = np.nan if known is None else known
+        left = [int(at) for at in np.flatnonzero(np.isnan(values))]
+        scored = len(pairs) - len(left)
+        for batch in _micro_batches([pairs[at][0] for at in left]):
             if time.monotonic() >= deadline:
                 return Scores(values, scored, timed_out=True)
-            output = self.session.run([pairs[at][0] for at in batch], [pairs[at][1] for at in batch], layout.pad)
-            self.on_batch(len(batch) * len(pairs[batch[0]][0]))
-            values[batch] = np.round(output[:, 0].astype(np.float64), _DECIMALS)
-            scored += len(batch)
+            places = [left[at] for at in batch]
+            output = self.session.run([pairs[at][0] for at in places], [pairs[at][1] for at in places], layout.pad)
+            self.on_batch(len(places) * len(pairs[places[0]][0]))
+            values[places] = np.round(output[:, 0].astype(np.float64), _DECIMALS)
+            scored += len(places)
+            if cache is not None:
+                cache.keep((keys[at], float(values[at])) for at in places if np.isfinite(values[at]))
         return Scores(values, scored, timed_out=False)
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from indexer import aliases, bulk, changes, jobs, mappings, tombstones
 from indexer.bulk import BulkWriter, Document, Outcome
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError, UsageError, WorkerError
+from indexer.flights import Flights
 from indexer.patience import Patience
 from indexer.settings import Settings
 from ingest.documents import Encoder, Entry, Maker, Stream, Tokens, stored_entry
@@ -208,14 +210,15 @@ class Reindex:
         aliases.make(self._client, record.target, body, self._patience)
 
     def _build(self, lease: jobs.Lease, record: jobs.Record, letters: DeadLetters) -> None:
-        writer = self._writer(record.target)
         entries = self._origin.entries(self.report, letters, self._stop, self._on_progress)
         total = self._origin.total() if self._origin.stored else None
         wanted = self._wanted(record, _batches(entries, self._settings.ingest.batch), letters)
-        for batch, documents in self._stream(self._changed(record, wanted)):
-            lease.check()
-            self._write(batch, documents, writer, letters)
-            self._progress(lease, "Build", self.report.read, total or self._origin.total())
+        # The origin has each product once, so it does not matter which batch is written first.
+        with Flights(self._writer(record.target)) as flights:
+            for batch, documents in self._stream(self._changed(record, wanted)):
+                lease.check()
+                flights.send(documents, partial(self._written, batch, letters))
+                self._progress(lease, "Build", self.report.read, total or self._origin.total())
 
     def _wanted(
         self, record: jobs.Record, batches: Iterator[list[Entry]], letters: DeadLetters
@@ -259,18 +262,12 @@ class Reindex:
                     changed.append(entry)
             yield changed
 
-    def _write(
-        self, batch: Sequence[Entry], documents: Sequence[Document], writer: BulkWriter, letters: DeadLetters | None
-    ) -> None:
-        outcome = Outcome()
-        try:
-            writer.write(documents, outcome)
-        finally:
-            self.report.written += len(outcome.written)
-            if letters:
-                refuse(outcome, batch, self.report, letters)
-            else:
-                self.report.failed += len(outcome.refused)
+    def _written(self, batch: Sequence[Entry], letters: DeadLetters | None, outcome: Outcome) -> None:
+        self.report.written += len(outcome.written)
+        if letters:
+            refuse(outcome, batch, self.report, letters)
+        else:
+            self.report.failed += len(outcome.refused)
 
     def _settle_in(self, lease: jobs.Lease, record: jobs.Record) -> None:
         """Searchable, with its copies, and nearly up to date."""
@@ -402,7 +399,11 @@ class Reindex:
         newer = self._newer(record, _batches(changed(), self._settings.ingest.batch))
         for batch, documents in self._stream(self._changed(record, newer)):
             lease.check()
-            self._write(batch, documents, writer, None)
+            outcome = Outcome()
+            try:
+                writer.write(documents, outcome)
+            finally:
+                self._written(batch, None, outcome)
         gone = follow_deletions(
             client, name, record.live, record.deleted_marks, self._dying, writer, self._patience, lease
         )
@@ -451,7 +452,14 @@ class Reindex:
             self.report.warnings.append("The reindex was cancelled; the live index is as it was.")
 
     def _writer(self, index: str) -> BulkWriter:
-        return BulkWriter(self._client, index, max_bytes=self._settings.ingest.bulk_bytes, patience=self._patience)
+        ingest = self._settings.ingest
+        return BulkWriter(
+            self._client,
+            index,
+            max_bytes=ingest.bulk_bytes,
+            max_requests=ingest.bulk_requests,
+            patience=self._patience,
+        )
 
     def _marks(self, index: str) -> changes.Marks:
         return changes.marks(self._client, index, self._patience)

@@ -15,6 +15,7 @@ import msgspec
 
 from indexer.errors import ShelfrankError
 from indexer.settings import Settings
+from reranker.cache import Cache
 from reranker.encoder import Encoder
 from reranker.rescore import Candidate, Outcome, Status, rescore, untouched
 from reranker.scoring import CrossEncoder
@@ -78,13 +79,26 @@ class Engine:
         reranker = CrossEncoder.load(models)
         reranker.score("warm", [reranker.text_tokens("warm")])
         reranker.on_batch = self.metrics.tokens.observe
+        reranker.cache = self._cache("scores", self.settings.serve.cache_scores)
         self.rerankers[name] = reranker
 
     def _load_encoder(self) -> None:
         encoder = Encoder.load(self.settings.models)
         encoder.embed_queries(["warm"])
         self.next_encoder = Encoder.named(self.settings.models.next_encoder, self.settings.models)
+        for each in filter(None, (encoder, self.next_encoder)):
+            each.cache = self._cache("query_vectors", self.settings.serve.cache_queries)
         self.encoder = encoder
+
+    def _cache(self, what: str, size: int) -> Cache[Any] | None:
+        """A cache whose looks are counted, None where the settings want none."""
+        hit, miss = (self.metrics.cache.labels(what, result) for result in ("hit", "miss"))
+
+        def count(hits: int, misses: int) -> None:
+            hit.inc(hits)
+            miss.inc(misses)
+
+        return Cache(size, count) if size > 0 else None
 
     def check_ready(self) -> None:
         """Raises ShelfrankError with what is missing."""

@@ -35,6 +35,12 @@ class Metrics:
         )
         self.waiting = Gauge("shelfrank_queue", "Rerankings that wait for a worker.", registry=registry)
         self.breaker = Gauge("shelfrank_breaker_open", "1 while a model is left alone.", ["bundle"], registry=registry)
+        self.cache = Counter(
+            "shelfrank_cache",
+            "Results of models (scores, query_vectors) looked up in the cache: hit, or miss.",
+            ["what", "result"],
+            registry=registry,
+        )
         self.tokens = Histogram(
             "shelfrank_batch_tokens",
             "Padded tokens of a micro-batch.",

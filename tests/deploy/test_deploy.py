@@ -207,6 +207,7 @@ def exposed() -> set[str]:
     metrics.phase.labels("queue").observe(1)
     metrics.rerank.labels("other", "applied").inc()
     metrics.breaker.labels("default").set(0)
+    metrics.cache.labels("scores", "hit").inc()
     return {re.split(r"[{ ]", line)[0] for line in metrics.text().decode().splitlines() if not line.startswith("#")}
 
 

@@ -120,7 +120,9 @@ def drive(url: str, name: str, file: str, mapping: str, what: str) -> None:
     from ingest.reindex.origins import FromFile
     from tests.integration.standin import StandIn
 
-    settings = Settings(cluster=Cluster(url=url, timeout_s=20), ingest=Ingest(batch=200, patience_s=240))
+    settings = Settings(
+        cluster=Cluster(url=url, timeout_s=20), ingest=Ingest(batch=200, patience_s=240, bulk_requests=3)
+    )
     models = StandIn()
     client = Patience(60.0).call(lambda: clusters.connect(settings))  # the first request may be one that is spoilt
     options = Options(name, Path(file).with_suffix(f".{what}.rejected.jsonl"), sample=50)

@@ -40,7 +40,9 @@ def first_stage(service: Running, shop: str) -> list[str]:
 @pytest.fixture
 def broken(service: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
     """Puts another function in the place of the model's forward pass."""
-    session = service.app.state.engine.rerankers[DEFAULT].session
+    reranker = service.app.state.engine.rerankers[DEFAULT]
+    session = reranker.session
+    monkeypatch.setattr(reranker, "cache", None)
     yield lambda run: monkeypatch.setattr(session, "run", run)
     service.app.state.engine._breakers[DEFAULT].record(False)
 
@@ -153,7 +155,7 @@ def test_what_waits_too_long_is_answered_without(
 def test_what_would_come_too_late_is_answered_at_once(
     patient: Settings, shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(with_serve(patient, workers=1)) as found:
+    with running(with_serve(patient, workers=1, cache_scores=0)) as found:
         session = found.app.state.engine.rerankers[DEFAULT].session
         whole = session.run
 

@@ -38,8 +38,8 @@ def grown(products: Any, keep: Callable[[dict[str, Any]], Any]) -> float:
 def main(file: Path, mapping: str, size: int) -> None:
     real = real_products(file, mapping)
     # Texts need neighbours, whichever: two dimensions at random make some.
-    vectors = np.random.default_rng(7).standard_normal((len(real), 2)).astype(np.float32)
-    catalogue = Catalogue(real, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), size)
+    vectors = np.random.default_rng(7).standard_normal((size, 2)).astype(np.float32)
+    catalogue = Catalogue(real, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
     def products() -> Any:
         return (product for each, _ in catalogue.blocks() for product in each)

@@ -3,9 +3,10 @@
     python benchmarks/knn.py --products products.jsonl --mapping esci --queries queries.tsv --sizes 10000,100000
 
 Vectors are those of the catalogue's products by the shipped encoder, and beyond their number synthetic ones between
-them (`synthetic.py`). Queries are real, embedded as queries. Exact neighbours are computed with numpy in float32. Each
-row makes an index anew on the node that the settings name, and deletes it. `k` is the depth of the search and
-OpenSearch's ef_search with the lucene engine; 100 hits are asked for.
+them (`synthetic.py`). `--real` takes so many of the real ones only: with `--sizes` the number of all real ones it shows
+what being synthetic does to the figures. Queries are real, embedded as queries. Exact neighbours are computed with
+numpy in float32. Each row makes an index anew on the node that the settings name, and deletes it. `k` is the depth of
+the search and OpenSearch's ef_search with the lucene engine; 100 hits are asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from opensearchpy import OpenSearch
-from synthetic import Vectors, between, neighbours, real_products
+from synthetic import Vectors, grown_vectors, known_vectors, real_products
 
 from indexer import client as clusters
 from indexer import mappings
@@ -32,20 +34,9 @@ from reranker.evaluation.judgments import read_queries
 HITS = 100
 
 
-def grown(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
-    """The first `size` vectors, or all of them and synthetic ones between neighbours."""
-    if size <= len(vectors):
-        return vectors[:size]
-    return np.concatenate([vectors, between(vectors, neighbours(vectors), size - len(vectors), rng)[2]])
-
-
-def exact(vectors: Vectors, queries: Vectors) -> list[set[str]]:
-    """Ids of each query's nearest products."""
-    found = []
-    for query in queries:
-        cosines = vectors @ query
-        found.append({str(at) for at in np.argpartition(-cosines, HITS)[:HITS]})
-    return found
+def exact(vectors: Vectors, queries: Vectors) -> NDArray[np.int64]:
+    """Positions of each query's nearest products: [queries, HITS]."""
+    return np.stack([np.argpartition(-(vectors @ query), HITS)[:HITS] for query in queries])
 
 
 def documents(vectors: Vectors) -> Iterator[list[Document]]:
@@ -90,16 +81,20 @@ def main() -> None:
     parser.add_argument("--ef-construction", default="64,128")
     parser.add_argument("--encodings", default="float,byte")
     parser.add_argument("--k", default="100,200,400,800")
+    parser.add_argument("--real", type=int, help="real vectors to begin with; default: all")
+    parser.add_argument("--work", type=Path, default=Path("runs/load"), help="folder where real vectors are kept")
     options = parser.parse_args()
     encoder, client = Encoder.load(), clusters.connect(config.load())
     queries = encoder.embed_queries([query.text for query in read_queries(options.queries)])
-    known = encoder.embed_products(real_products(options.products, options.mapping))
+    known = known_vectors(real_products(options.products, options.mapping), encoder, options.work)
+    if options.real:
+        known = known[np.random.default_rng(3).permutation(len(known))[: options.real]]
     print(f"{len(known):,} real vectors, {len(queries)} queries\n")
     print("| vectors | encoding | m | ef_construction | build s | MB | k | recall@100 | median ms | 95th ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for size in map(int, options.sizes.split(",")):
-        vectors = grown(known, size, np.random.default_rng(7))
-        nearest = exact(vectors, queries)
+        vectors = grown_vectors(known, size, options.work)
+        nearest = [{str(at) for at in row} for row in exact(vectors, queries)]
         choices = product(options.encodings.split(","), options.m.split(","), options.ef_construction.split(","))
         for encoding, m, width in choices:
             settings = Index(m=int(m), ef_construction=int(width), encoding=encoding)

@@ -26,10 +26,10 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
-from knn import HITS, search
+from knn import HITS, exact, search
 from loadplot import plot
 from opensearchpy import OpenSearch
-from synthetic import Catalogue, KnownVectors, Vectors, known_vectors, real_products
+from synthetic import Catalogue, KnownVectors, Vectors, grown_vectors, known_vectors, real_products
 from watching import Shop, Watch, latencies
 
 from indexer import aliases, changes, node
@@ -95,22 +95,8 @@ def saved(out: Path, figures: dict[str, Any], watch: Watch) -> Iterator[None]:
         (out / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
 
 
-def exact(catalogue: Catalogue, queries: Vectors) -> list[set[str]]:
-    """Ids of each query's nearest products, block by block."""
-    best = [np.full(0, -np.inf, np.float32)] * len(queries)
-    names: list[list[str]] = [[] for _ in queries]
-    for products, vectors in catalogue.blocks():
-        ids = [str(product["id"]) for product in products]
-        for at, cosines in enumerate(queries @ vectors.T):
-            scores, known = np.concatenate([best[at], cosines]), names[at] + ids
-            kept = np.argpartition(-scores, HITS)[:HITS] if len(scores) > HITS else np.arange(len(scores))
-            best[at], names[at] = scores[kept], [known[place] for place in kept]
-    return [set(found) for found in names]
-
-
-def recall(client: OpenSearch, catalogue: Catalogue, queries: Vectors) -> list[dict[str, Any]]:
+def recall(client: OpenSearch, nearest: list[set[str]], queries: Vectors) -> list[dict[str, Any]]:
     """recall@100 and latency by depth, as `knn.py` measures them."""
-    nearest = exact(catalogue, queries)
     rows = []
     for depth in DEPTHS:
         for query in queries[:20]:  # the graph is read from disk once
@@ -199,7 +185,8 @@ def main(
     vectors = known_vectors(real, models[0], out)
     queries = [query.text for query in read_queries(queries_file)]
     asked = models[0].embed_queries(queries)
-    whole, small = (Catalogue(real, vectors, count) for count in (size, live or len(real)))
+    many = grown_vectors(vectors, size, out)
+    whole, small = Catalogue(real, many), Catalogue(real, many[: live or len(real)])
     print(
         f"{len(real):,} real products, {max(size - len(real), 0):,} synthetic ones, {len(queries)} queries", flush=True
     )
@@ -220,6 +207,10 @@ def main(
                 watch.enter("unmerged")
                 time.sleep(quiet_s)
                 figures["unmerged"] = stored(client, folder)
+                watch.enter("recall")
+                ids = whole.ids()
+                nearest = [{ids[at] for at in row} for row in exact(many[: whole.size], asked)]
+                figures["recall_unmerged"] = recall(client, nearest, asked)
                 watch.enter("merging")
                 client.indices.forcemerge(index=NAME, params={"max_num_segments": "1"}, request_timeout=7200)
                 client.indices.refresh(index=NAME)
@@ -229,7 +220,7 @@ def main(
             figures["size"] = whole.size
             figures["merged"] = stored(client, folder)
             figures["scan"] = all_ids(client)
-            figures["recall"] = recall(client, whole, asked)
+            figures["recall"] = recall(client, nearest, asked)
     plot(out)
 
 

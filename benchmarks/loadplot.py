@@ -148,10 +148,12 @@ def tables(figures: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> 
         f"{row['p99']} |"
         for row in figures["searches"]
     ]
-    lines += ["", "| depth | recall@100 | median ms | p95 ms |", "|---|---|---|---|"]
+    lines += ["", "| segments | depth | recall@100 | median ms | p95 ms |", "|---|---|---|---|---|"]
     lines += [
-        f"| {row['depth']:.0f} | {row['recall']:.3f} | {row['median_ms']:.1f} | {row['p95_ms']:.1f} |"
-        for row in figures["recall"]
+        f"| {figures[state]['segments']} | {row['depth']:.0f} | {row['recall']:.3f} | {row['median_ms']:.1f} | "
+        f"{row['p95_ms']:.1f} |"
+        for state, name in (("unmerged", "recall_unmerged"), ("merged", "recall"))
+        for row in figures[name]
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,15 +1,18 @@
-"""More products than there are: real ones first, then synthetic ones between them, made when they are asked for.
+"""More products than there are: real ones first, then synthetic ones between them.
 
-A synthetic vector lies between a real product's and one of its ten nearest, with noise half as long as their distance,
-so that neighbourhoods stay as dense and as uneven as real ones. A synthetic text takes its parts from the same two
-products: lengths and words are real, sense is not.
+A synthetic vector lies between that of a product and one of its ten nearest, with noise half as long as their distance.
+Vectors are made in steps of about four times as many, each between the neighbours of the step before: the distance to a
+neighbour shrinks as it does when a catalogue grows, and no product is the centre of a cloud. A synthetic text takes its
+parts from two real products that are near each other: lengths and words are real, sense is not.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,21 +45,38 @@ def neighbours(vectors: Vectors) -> NDArray[np.int64]:
     near = np.empty((len(vectors), NEIGHBOURS), np.int64)
     for start in range(0, len(vectors), BLOCK):
         cosines = vectors[start : start + BLOCK] @ vectors.T
-        near[start : start + BLOCK] = np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, 1 : NEIGHBOURS + 1]
+        cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf  # itself
+        near[start : start + BLOCK] = np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
     return near
 
 
-def between(
-    vectors: Vectors, near: NDArray[np.int64], count: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Vectors]:
-    """Synthetic unit vectors [count, dimension], and the positions of the two products that each lies between."""
-    one = rng.integers(len(vectors), size=count)
-    other = near[one, rng.integers(NEIGHBOURS, size=count)]
-    gap = vectors[other] - vectors[one]
+def pairs(near: NDArray[np.int64], count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+    """Positions of `count` products, and of as many neighbours of theirs."""
+    one = rng.integers(len(near), size=count)
+    return one, near[one, rng.integers(NEIGHBOURS, size=count)]
+
+
+def between(one: Vectors, other: Vectors, rng: np.random.Generator) -> Vectors:
+    """Synthetic unit vectors, each between a row of one and the same row of the other."""
+    gap = other - one
     noise = rng.standard_normal(gap.shape, np.float32)
     noise *= 0.5 * np.linalg.norm(gap, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    made = vectors[one] + rng.random((count, 1), np.float32) * gap + noise
-    return one, other, made / np.linalg.norm(made, axis=1, keepdims=True)
+    made = one + rng.random((len(one), 1), np.float32) * gap + noise
+    return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float32)
+
+
+def grown(vectors: Vectors, size: int, seed: int = 7) -> Vectors:
+    """`size` vectors: the first of those given, or all of them and synthetic ones behind."""
+    rng = np.random.default_rng(seed)
+    steps = max(1, round(math.log(size / len(vectors), 4))) if size > len(vectors) else 0
+    for wanted in np.geomspace(len(vectors), size, steps + 1)[1:].round().astype(int):
+        near = neighbours(vectors)
+        parts = []
+        for start in range(len(vectors), wanted, BLOCK):
+            one, other = pairs(near, min(BLOCK, wanted - start), rng)
+            parts.append(between(vectors[one], vectors[other], rng))
+        vectors = np.concatenate([vectors, *parts])
+    return vectors[:size]
 
 
 def mixed(name: str, one: Mapping[str, Any], other: Mapping[str, Any], rng: np.random.Generator) -> Product:
@@ -72,32 +92,36 @@ def mixed(name: str, one: Mapping[str, Any], other: Mapping[str, Any], rng: np.r
 
 
 class Catalogue:
-    """`size` products and their vectors in blocks of 1,000, the same each time; holds the real and a few blocks.
+    """Products for as many vectors, the first of them real ones, in blocks of 1,000, the same each time; holds the real
+    products and a few blocks.
 
     Entries asked for after `deadline` (of `time.monotonic()`) are left out, and `size` is then what there was.
     """
 
     stored = False
 
-    def __init__(self, products: Sequence[Product], vectors: Vectors, size: int, seed: int = 7) -> None:
-        self.size, self.deadline = size, float("inf")
+    def __init__(self, products: Sequence[Product], vectors: Vectors, seed: int = 7) -> None:
+        self.size, self.deadline = len(vectors), float("inf")
         self._products, self._vectors, self._seed = products, vectors, seed
-        self._near = neighbours(vectors)
+        self._near = neighbours(vectors[: len(products)])
         self._positions = {str(product["id"]): at for at, product in enumerate(products)}
         self.block = lru_cache(4)(self._block)
 
     def _block(self, number: int) -> tuple[list[Product], Vectors]:
         start, stop = number * BLOCK, min((number + 1) * BLOCK, self.size)
         known = list(self._products[start:stop])
-        if len(known) == stop - start:
-            return known, self._vectors[start:stop]
         rng = np.random.default_rng([self._seed, number])
-        one, other, vectors = between(self._vectors, self._near, stop - start - len(known), rng)
+        one, other = pairs(self._near, stop - start - len(known), rng)
         made = [
             mixed(f"S{start + len(known) + at:09d}", self._products[a], self._products[b], rng)
             for at, (a, b) in enumerate(zip(one, other, strict=True))
         ]
-        return known + made, np.concatenate([self._vectors[start : start + len(known)], vectors])
+        return known + made, np.array(self._vectors[start:stop])
+
+    def ids(self) -> list[str]:
+        """The id of each product."""
+        known = [str(product["id"]) for product in self._products[: self.size]]
+        return [*known, *(f"S{at:09d}" for at in range(len(known), self.size))]
 
     def blocks(self) -> Iterator[tuple[list[Product], Vectors]]:
         """Every block in turn."""
@@ -141,8 +165,17 @@ class KnownVectors:
 
 def known_vectors(products: Sequence[Product], encoder: Encoder, cache: Path) -> Vectors:
     """The vectors of real products by the encoder, kept in a file of the folder `cache`, as they take minutes."""
-    file = cache / f"vectors-{encoder.bundle_id}-{len(products)}.npy"
+    return _kept(cache / f"vectors-{encoder.bundle_id}-{len(products)}.npy", lambda: encoder.embed_products(products))
+
+
+def grown_vectors(vectors: Vectors, size: int, cache: Path) -> Vectors:
+    """`grown`, kept in a file of the folder `cache`, which the answer is read from."""
+    sample = hashlib.sha256(vectors.tobytes()).hexdigest()[:12]
+    return _kept(cache / f"grown-{sample}-{size}.npy", lambda: grown(vectors, size))
+
+
+def _kept(file: Path, make: Callable[[], Vectors]) -> Vectors:
     if not file.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        np.save(file, encoder.embed_products(products))
-    return np.load(file)  # type: ignore[no-any-return]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, make())
+    return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]

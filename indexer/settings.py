@@ -75,7 +75,7 @@ class Ingest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     batch: int = 128
     bulk_bytes: int = 5_000_000
-    bulk_requests: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+    bulk_requests: Annotated[int, msgspec.Meta(ge=1, le=10)] = 2
     patience_s: float = 120.0
     workers: int = 0
 

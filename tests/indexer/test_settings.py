@@ -80,6 +80,7 @@ def test_a_file_may_hold_no_password(tmp_path: Path, text: str) -> None:
         ("[search]\nwindows = 50", r"shop\.toml .*windows"),
         ("[shop]\nname = 1", r"shop\.toml .*shop"),
         ("[search]\nmode = 'magic'", r"shop\.toml .*search\.mode"),
+        ("[ingest]\nbulk_requests = 0", r"shop\.toml .*>= 1.*ingest\.bulk_requests"),
         ("cluster = 3", r"shop\.toml .*cluster"),
         ("[search", "is not valid TOML"),
     ],

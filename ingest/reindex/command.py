@@ -78,7 +78,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Embed on so many Ray workers (RAY_ADDRESS, or this machine); 0: here. Default: ingest.workers.",
             ),
             click.option(
-                "--force-merge", is_flag=True, help="Merge the new index into one segment: slow, faster searches."
+                "--force-merge",
+                is_flag=True,
+                help="Merge the new index into one segment: slow; vector searches get faster and find less.",
             ),
             as_json,
         ]

@@ -121,8 +121,13 @@ class BulkWriter:
         return outcome
 
     def give_up(self) -> None:
-        """Send nothing more: writes that other threads have begun end with a ClusterError."""
+        """Send nothing a second time: writes that other threads have begun end with a ClusterError when they fail."""
         self._given_up.set()
+
+    def _wait(self, problem: str) -> None:
+        if self._given_up.is_set():
+            raise ClusterError(f"What was left to write is not sent again; last problem: {problem}.")
+        self._patience.wait(problem)
 
     def _chunks(self, documents: Sequence[Document]) -> Iterator[list[Document]]:
         chunk: list[Document] = []
@@ -139,8 +144,6 @@ class BulkWriter:
     def _send(self, chunk: Sequence[Document], outcome: Outcome) -> None:
         pending = list(chunk)
         while pending:
-            if self._given_up.is_set():
-                raise ClusterError("What was left to write is not sent any more.")
             begun = time.monotonic()
             try:
                 answer = self._client.bulk(body=_body(self._index, pending))
@@ -152,7 +155,7 @@ class BulkWriter:
                 if problem is None:
                     raise explained(error) from error
                 self.pace.refused()
-                self._patience.wait(problem)
+                self._wait(problem)
                 if len(pending) > 1 and sum(len(document.source) for document in pending) > self.pace.bytes:
                     self._halve(pending, outcome)
                     return
@@ -162,7 +165,7 @@ class BulkWriter:
                 self._patience.succeeded()
             if again:
                 self.pace.refused()
-                self._patience.wait(problem)
+                self._wait(problem)
             else:
                 self.pace.went_well(time.monotonic() - begun)
             pending = again

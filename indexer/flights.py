@@ -16,7 +16,7 @@ class Flights:
 
     What is written at once must not depend on each other's order. `landed` is called in the thread that sends, with the
     outcome as far as there is one, also where the write failed. The end of the `with` block waits for all of them; when
-    it ends by an exception, what is not under way by then is not sent.
+    it ends by an exception, what fails then is not tried again.
     """
 
     def __init__(self, writer: BulkWriter) -> None:

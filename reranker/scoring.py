@@ -97,6 +97,8 @@ class CrossEncoder(ProductTokens):
         layout = self.bundle.description.layout
         pairs = [pair(query, product, layout, self._recipe.max_tokens) for query, product in token_pairs]
         values = np.full(len(pairs), np.nan)
+        if cache is not None and pairs and time.monotonic() >= deadline:
+            return Scores(values, 0, timed_out=True)
         keys = [digest(ids, types) for ids, types in pairs] if cache is not None else []
         for at, known in enumerate(cache.find(keys) if cache is not None else ()):
             values[at] = np.nan if known is None else known

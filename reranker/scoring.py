@@ -83,37 +83,35 @@ class CrossEncoder(ProductTokens):
         cannot be cancelled. What `cache` holds is not computed again; what was scored before a deadline is kept there.
         """
         asked = query_ids(query, self._recipe, self._tokenizer)
-        return self._score([(asked, product) for product in products], deadline, self.cache)
+        pairs = [(asked, product) for product in products]
+        if self.cache is None:
+            return self.score_pairs(pairs, deadline)
+        if pairs and time.monotonic() >= deadline:
+            return Scores(np.full(len(pairs), np.nan), 0, timed_out=True)
+        read = room(asked, self.bundle.description.layout, self._recipe.max_tokens)
+        keys = [digest(asked, product[:read]) for product in products]
+        values = np.array([np.nan if known is None else known for known in self.cache.find(keys)], np.float64)
+        left = [int(at) for at in np.flatnonzero(np.isnan(values))]
+        rest = self.score_pairs([pairs[at] for at in left], deadline)
+        values[left] = rest.values
+        self.cache.keep((keys[at], float(values[at])) for at in left if np.isfinite(values[at]))
+        return Scores(values, len(pairs) - len(left) + rest.scored, rest.timed_out)
 
     def score_pairs(
         self, token_pairs: Sequence[tuple[Sequence[int], Sequence[int]]], deadline: float = float("inf")
     ) -> Scores:
         """Logits of pairs of a query's and a product's token ids, never from the cache; otherwise as `score`."""
-        return self._score(token_pairs, deadline, None)
-
-    def _score(
-        self, token_pairs: Sequence[tuple[Sequence[int], Sequence[int]]], deadline: float, cache: Cache[float] | None
-    ) -> Scores:
         layout = self.bundle.description.layout
         pairs = [pair(query, product, layout, self._recipe.max_tokens) for query, product in token_pairs]
         values = np.full(len(pairs), np.nan)
-        if cache is not None and pairs and time.monotonic() >= deadline:
-            return Scores(values, 0, timed_out=True)
-        keys = [digest(ids, types) for ids, types in pairs] if cache is not None else []
-        for at, known in enumerate(cache.find(keys) if cache is not None else ()):
-            values[at] = np.nan if known is None else known
-        left = [int(at) for at in np.flatnonzero(np.isnan(values))]
-        scored = len(pairs) - len(left)
-        for batch in _micro_batches([pairs[at][0] for at in left]):
+        scored = 0
+        for batch in _micro_batches([ids for ids, _ in pairs]):
             if time.monotonic() >= deadline:
                 return Scores(values, scored, timed_out=True)
-            places = [left[at] for at in batch]
-            output = self.session.run([pairs[at][0] for at in places], [pairs[at][1] for at in places], layout.pad)
-            self.on_batch(len(places) * len(pairs[places[0]][0]))
-            values[places] = np.round(output[:, 0].astype(np.float64), _DECIMALS)
-            scored += len(places)
-            if cache is not None:
-                cache.keep((keys[at], float(values[at])) for at in places if np.isfinite(values[at]))
+            output = self.session.run([pairs[at][0] for at in batch], [pairs[at][1] for at in batch], layout.pad)
+            self.on_batch(len(batch) * len(pairs[batch[0]][0]))
+            values[batch] = np.round(output[:, 0].astype(np.float64), _DECIMALS)
+            scored += len(batch)
         return Scores(values, scored, timed_out=False)
 
 

@@ -7,9 +7,13 @@ that shelfrank makes leave a tombstone (`indexer.tombstones`), which is a docume
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, OpenSearchException
@@ -18,6 +22,7 @@ from indexer.errors import ClusterError
 from indexer.patience import Patience, unanswered
 
 PAGE = 500
+SLICES = 8  # readers of one index at most; each holds two pages
 _KEEP_ALIVE = "5m"
 
 Marks = dict[str, int]
@@ -71,38 +76,84 @@ def everything(
 ) -> Iterator[list[dict[str, Any]]]:
     """All documents with an id behind `after`, in the order of ids, in pages, as they were when it began.
 
-    A point in time that is lost (a node that restarted) is opened again where the reading had come to: from there on
-    it is the index as it is then.
+    Read by a slice of the point in time for each shard (at most `SLICES`), all at once and each a page ahead, and
+    merged: what is not read in time is read while the caller works. A point in time that is lost (a node that
+    restarted) is opened again where the reading had come to: from there on it is the index as it is then.
     """
-    held = ""
+    view = _View(client, index, patience)
+    slices = max(1, min(view.open().shards, SLICES))
+
+    def read(slice_id: int, after: str) -> list[dict[str, Any]]:
+        body: dict[str, Any] = {
+            "size": page,
+            "query": {"match_all": {}},
+            "sort": [{"id": "asc"}],
+            "_source": source,
+            "track_total_hits": False,
+        }
+        if slices > 1:
+            # No more slices than shards: each is whole shards, and no document is looked at to tell whose it is.
+            body["slice"] = {"id": slice_id, "max": slices}
+        if after:
+            body["search_after"] = [after]
+        return view.hits(body)
+
+    def hits(slice_id: int) -> Iterator[dict[str, Any]]:
+        ahead = readers.submit(read, slice_id, after)
+        while found := ahead.result():
+            ahead = readers.submit(read, slice_id, str(found[-1]["sort"][0]))
+            yield from found
+
+    readers = ThreadPoolExecutor(slices, "slice")
     try:
+        merged = heapq.merge(*(hits(each) for each in range(slices)), key=lambda hit: str(hit["sort"][0]))
+        while found := list(islice(merged, page)):
+            yield found
+    finally:
+        readers.shutdown(cancel_futures=True)
+        view.close()
+
+
+class _Held(NamedTuple):
+    """A point in time: its id, and how many shards it is of."""
+
+    id: str
+    shards: int
+
+
+class _View:
+    """A point in time of an index, for several readers at once; opened when first needed, and again when lost."""
+
+    def __init__(self, client: OpenSearch, index: str, patience: Patience) -> None:
+        self._client, self._index, self._patience = client, index, patience
+        self._lock = threading.Lock()
+        self._held: _Held | None = None
+
+    def open(self) -> _Held:
+        with self._lock:
+            if self._held is None:
+                params = {"keep_alive": _KEEP_ALIVE}
+                answer = self._patience.call(lambda: self._client.create_pit(index=self._index, params=params))
+                self._held = _Held(str(answer["pit_id"]), int(answer["_shards"]["total"]))
+            return self._held
+
+    def hits(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         while True:
-            if not held:
-                held = _open(client, index, patience)
-            body: dict[str, Any] = {
-                "size": page,
-                "query": {"match_all": {}},
-                "sort": [{"id": "asc"}],
-                "pit": {"id": held, "keep_alive": _KEEP_ALIVE},
-                "_source": source,
-                "track_total_hits": False,
-            }
-            if after:
-                body["search_after"] = [after]
+            held = self.open()
             try:
-                hits = _hits(client, patience, body, {})
+                asked = {**body, "pit": {"id": held.id, "keep_alive": _KEEP_ALIVE}}
+                return _hits(self._client, self._patience, asked, {})
             except ClusterError as error:
                 if getattr(error.__cause__, "status_code", None) != 404:
                     raise
-                held = ""  # the point in time is gone
-                continue
-            if not hits:
-                return
-            yield hits
-            after = str(hits[-1]["sort"][0])
-    finally:
-        if held:
-            _close(client, held)
+                with self._lock:
+                    if self._held == held:  # or another reader has opened a new one meanwhile
+                        self._held = None
+
+    def close(self) -> None:
+        if self._held:
+            with suppress(OpenSearchException):  # it ends by itself in minutes
+                self._client.delete_pit(body={"pit_id": [self._held.id]})
 
 
 def ids(client: OpenSearch, index: str, patience: Patience) -> Iterator[str]:
@@ -127,17 +178,9 @@ def differences(left: Iterator[str], right: Iterator[str]) -> Iterator[tuple[str
             mine, other = next(left, None), next(right, None)
 
 
-def _open(client: OpenSearch, index: str, patience: Patience) -> str:
-    answer = patience.call(lambda: client.create_pit(index=index, params={"keep_alive": _KEEP_ALIVE}))
-    return str(answer["pit_id"])
-
-
-def _close(client: OpenSearch, held: str) -> None:
-    with suppress(OpenSearchException):  # it ends by itself in minutes
-        client.delete_pit(body={"pit_id": [held]})
-
-
-def _hits(client: OpenSearch, patience: Patience, body: dict[str, Any], where: dict[str, Any]) -> list[dict[str, Any]]:
+def _hits(
+    client: OpenSearch, patience: Patience, body: Mapping[str, Any], where: dict[str, Any]
+) -> list[dict[str, Any]]:
     def read() -> list[dict[str, Any]]:
         answer = client.search(body=body, **where)
         shards = answer["_shards"]

@@ -46,9 +46,10 @@ class Patience:
     def wait(self, problem: str) -> None:
         """Sleep before the next attempt. Raises ClusterError with the problem when patience is over."""
         now = self._clock()
-        if self._failing_since is None:
-            self._failing_since = now
-        left = self.limit_s - (now - self._failing_since)
+        since = self._failing_since  # read once: beside this thread another one may succeed
+        if since is None:
+            since = self._failing_since = now
+        left = self.limit_s - (now - since)
         if left <= 0:
             raise ClusterError(
                 f"The cluster has taken nothing for {self.limit_s:.0f} s; last problem: {problem}.{_cure(problem)}"

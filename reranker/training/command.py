@@ -16,7 +16,8 @@ from indexer import client as clusters
 from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
 from indexer.terminal import emit_json, err, progress
-from reranker.bundle import Bundle, Description, Layout, fingerprint
+from reranker.bundle import Bundle, Description, Kind, Layout, fingerprint
+from reranker.bundle import load as load_bundle
 from reranker.training.prepare.command import check, prepare
 from reranker.training.shops import Source, open_shop, paired, read_products
 from reranker.training.weights import weights
@@ -24,12 +25,13 @@ from reranker.training.weights import weights
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _HELP = {"help_option_names": ["-h", "--help"]}
+CURRENT = "current"  # as a base: the bundle in use
 _LIGHT = ("prepare", "check", "weights")  # these need no training library
 _BASE = click.option(
     "--base",
     default="multilingual-e5-small",
     show_default=True,
-    help="Base model: the packaged one, a folder, or a hub name.",
+    help="Base model: the packaged one, a folder, a hub name, or `current` to go on from the bundle in use.",
 )
 _WORK = click.option(
     "--work", type=_FOLDER, default="runs/base", show_default=True, help="Folder for the prepared base."
@@ -100,7 +102,7 @@ def encoder(
     """
     from reranker.training import export, recipes
 
-    folder, licence = prepare_base(base, work, _lines(texts), whole_vocabulary)
+    folder, licence, before = open_base(base, work, "encoder", _lines(texts), whole_vocabulary)
     learned: tuple[str, ...] = ()
     chosen: Mapping[str, object] = {}
     if indexes or queries or qrels:
@@ -108,11 +110,12 @@ def encoder(
         folder, learned = _tune_encoder(
             folder, paired(indexes, queries, qrels), gains, chosen, out.with_name(f"{out.name}-model")
         )
+    seen = before.description.trained_on if before else ()
     about = Description(
         format=1,
         kind="encoder",
         name=name or (out.name if learned else folder.name),
-        base_model=base,
+        base_model=before.description.base_model if before else base,
         base_licence=licence,
         licence="Apache-2.0",
         languages=("en", "zh"),
@@ -124,8 +127,9 @@ def encoder(
             "fine_tuned": bool(learned),
             "vocabulary": export.vocabulary_size(folder),
             **({"judged_queries": len(learned), "encoder": dict(chosen)} if learned else {}),
+            **({"before": {"bundle": before.id, **before.description.training}} if before else {}),
         },
-        trained_on=learned,
+        trained_on=tuple(sorted({*learned, *seen})),
     )
     _done(export.export(folder, out, about), as_json)
 
@@ -225,16 +229,17 @@ def reranker(
     err.print("Reading the catalogues …")
     shops = [open_shop(source, settings) for source in sources]
     texts = (" ".join(map(str, product.values())) for shop in shops for product in shop.products.values())
-    folder, licence = prepare_base(base, work, texts)
+    folder, licence, before = open_base(base, work, "reranker", texts)
     plan = run.Plan(
         name=name,
-        base=base,
+        base=before.description.base_model if before else base,
         base_licence=licence,
         gain=parse_gains(gains),
         data=msgspec.convert(chosen.get("data", {}) | {"seed": seed}, data.Options),
         finetune=msgspec.convert(chosen.get("finetune", {}) | {"seed": seed}, finetune.Options),
         refit=refit,
         window=settings.search.window,
+        before=before,
     )
     with progress() as bar:
         bundle = run.train(shops, folder, plan, out, _on_step(bar))
@@ -283,6 +288,20 @@ def _on_step(bar: Progress, every: int = 100) -> Callable[[str, int, int, float]
             err.print(f"{phase}: step {step} of {steps}, loss {loss:.3f}")
 
     return on_step
+
+
+def open_base(
+    base: str, work: Path, kind: Kind, texts: Iterable[str], whole: bool = False
+) -> tuple[Path, str, Bundle | None]:
+    """`prepare_base`, or the bundle in use as a folder where `base` is `current`, and then that bundle too."""
+    if base != CURRENT:
+        return *prepare_base(base, work, texts, whole), None
+    from reranker.training.reopen import reopen
+
+    models = config.load().models
+    bundle = load_bundle(getattr(models, kind), kind, models.home)
+    shaped_as, licence = prepare_base(bundle.description.base_model, work, texts, whole=True)
+    return reopen(bundle, shaped_as, work / bundle.id), licence, bundle
 
 
 def prepare_base(base: str, work: Path, texts: Iterable[str], whole: bool = False) -> tuple[Path, str]:

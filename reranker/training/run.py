@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
     finetune: finetune.Options
     refit: bool
     window: int = 50
+    before: Bundle | None = None  # the bundle that training goes on from, where it does not start from a base model
 
 
 class LastMile(msgspec.Struct, frozen=True):
@@ -63,21 +64,22 @@ Progress = Callable[[str, int, int, float], None]
 
 def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Progress) -> Bundle:
     """Train, export, measure on held-out queries, and refit on all when the plan says so."""
-    measured = _fit(shops, base, plan, out / "measured", False, progress)
+    measured = fit(shops, base, plan, out / "measured", False, progress)
     last = measure(shops, measured, plan)
     quality = last.report
     bundle = measured
     if plan.refit:
-        bundle = _fit(shops, base, plan, out / "refit", True, progress)
+        bundle = fit(shops, base, plan, out / "refit", True, progress)
         quality["note"] = "measured on a twin that was trained without the dev and test queries"
     # The dev queries chose the blend, so they count as seen even where the weights never met them.
     seen = [query.text for shop in shops for query in shop.source.within((*shop.source.learned(plan.refit), "dev"))]
+    before = plan.before.description.trained_on if plan.before else ()
     description = msgspec.structs.replace(
         bundle.description,
         blend=last.blend,
         weights=last.weights,
         quality={**bundle.description.quality, **quality},
-        trained_on=tuple(sorted(fingerprint(query) for query in seen)),
+        trained_on=tuple(sorted({*map(fingerprint, seen), *before})),
     )
     made = write_description(bundle.folder, description)
     for phase in ("measured", "refit"):
@@ -85,7 +87,8 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
     return made
 
 
-def _fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool, progress: Progress) -> Bundle:
+def fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool, progress: Progress) -> Bundle:
+    """Train on the shops' training queries (all that may be learned from for `refit`) and export; measures nothing."""
     began = time.monotonic()
     phase = folder.name
     groups = [group for shop in shops for group in _groups(shop, plan, refit)]
@@ -106,6 +109,7 @@ def _fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: boo
         "judged_queries": sum(group.judged > 1 for group in groups),
         "made_queries": sum(group.judged == 1 for group in groups),
         "lists": len(lists),
+        **({"before": {"bundle": plan.before.id, **plan.before.description.training}} if plan.before else {}),
         "minutes": round((time.monotonic() - began) / 60, 1),
         "loss_by_tenth": [round(float(part.mean()), 4) for part in np.array_split(np.array(curve), 10) if len(part)],
     }
@@ -192,7 +196,8 @@ def parity(
 def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
     """Choose blend and weights on dev by mean nDCG@10 over all shops' queries; report them and the first stage on test.
 
-    The weights are kept only where, fitted without the query that they order, they beat the best blend.
+    The weights are kept only where, fitted without the query that they order, they beat the best blend. Training that
+    goes on from a bundle goes on from its weights too, and keeps them where there is no dev query.
     """
     reranker = CrossEncoder(bundle, Models())
     found: dict[str, list[tuple[str, lastmile.Window]]] = {"dev": [], "test": []}
@@ -202,18 +207,20 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
             for query in shop.source.within((split,)):
                 rows.append((shop.source.index, window_of(shop.source, searcher, query, plan.gain, plan.window)))
     dev = [window for _, window in found["dev"]]
-    blend, weights = 0.0, {}
+    card = plan.before.description if plan.before else None
+    fitted = partial(lastmile.refit, start=card.last_mile) if card else lastmile.fit
+    blend, weights = (card.blend, card.weights) if card else (0.0, {})
     report: dict[str, Any] = {"blend_chosen_on": f"{len(dev)} dev queries"}
     if dev:
         means = [lastmile.values(dev, as_weights(each)).mean() for each in BLENDS]
         blend = BLENDS[int(np.argmax(means))]
-        held_out = lastmile.held_out_values(dev)
+        held_out = lastmile.held_out_values(dev, fitted=fitted)
         report["dev"] = {
             "ndcg@10 first stage": _rounded(means[0]),
             "ndcg@10 blended": _rounded(max(means)),
             "ndcg@10 weights, held out": _rounded(held_out.mean()),
         }
-        weights = lastmile.fit(dev) if held_out.mean() > max(means) else {}
+        weights = fitted(dev) if card or held_out.mean() > max(means) else {}
     for index in sorted({name for name, _ in found["test"]}):
         test = [window for name, window in found["test"] if name == index]
         report[index] = {

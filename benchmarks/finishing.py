@@ -98,7 +98,7 @@ def main() -> None:
         old |= zip(part, windows(before, part), strict=True)
         new |= zip(part, windows(load(folder / "bundle", "reranker"), part), strict=True)
 
-    start = before.description.last_mile
+    start = before.description.last_mile(cosines=True)
     both = {"the reranker in use": [old[at] for at in sorted(old)], "trained further": [new[at] for at in sorted(new)]}
     first = lastmile.values(both["trained further"], {FIRST_STAGE: 1.0})
     whole = lastmile.values(both["the reranker in use"], start)

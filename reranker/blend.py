@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from reranker import signals
 
-FIRST_STAGE, RERANK = "first_stage", "rerank"
-COLUMNS = (FIRST_STAGE, RERANK, *signals.NAMES)
+FIRST_STAGE, RERANK, VECTOR = "first_stage", "rerank", "vector"
+COLUMNS = (FIRST_STAGE, RERANK, *signals.NAMES, VECTOR)
+WITHOUT_VECTOR = COLUMNS[:-1]
+_COSINES = 10.0  # a tenth of a cosine is a wide distance within one window; farther than twice that, it is an outlier
 _DECIMALS = 6  # below this, sums of floats differ between machines
 
 
@@ -29,13 +31,13 @@ def weighed(
     first: NDArray[np.float64],
     rerank: NDArray[np.float64],
     weights: Mapping[str, float],
+    cosines: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Final scores 0 to 1 of a window: the weighted sum of `COLUMNS`, min-max normalised over the window.
 
-    `products` hold the fields that the signals read; both scores are float64 [n], n > 0. A column without a weight
-    counts nothing.
+    Takes what `features` takes. A column without a weight counts nothing.
     """
-    return np.round(unit(weighted(features(query, products, first, rerank), weights)), _DECIMALS)
+    return np.round(unit(weighted(features(query, products, first, rerank, cosines), weights)), _DECIMALS)
 
 
 def as_weights(blend: float) -> dict[str, float]:
@@ -54,9 +56,16 @@ def features(
     products: Sequence[Mapping[str, Any]],
     first: NDArray[np.float64],
     rerank: NDArray[np.float64],
+    cosines: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """What the weights multiply: float64 [n, len(COLUMNS)], each column between -1 and 1."""
-    return np.column_stack([unit(first), unit(rerank), signals.signals(query, products, first)])
+    """What the weights multiply: float64 [n, len(COLUMNS)], each column between -1 and 1, `VECTOR` between -2 and 2.
+
+    `products` hold the fields that the signals read; scores and `cosines` of query and product are float64 [n], n > 0.
+    Cosines count by their distance from the window's mean and are not stretched to its ends as the scores are: where
+    all products are about as near, that they are is worth knowing. Without them the column is 0.
+    """
+    near = np.zeros(len(first)) if cosines is None else np.clip(_COSINES * (cosines - cosines.mean()), -2.0, 2.0)
+    return np.column_stack([unit(first), unit(rerank), signals.signals(query, products, first), near])
 
 
 def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:

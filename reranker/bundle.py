@@ -53,15 +53,15 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dimension: int = 0  # encoders: length of a vector
     blend: float = 1.0  # rerankers: weight of the rerank score that was chosen on the dev split
     weights: dict[str, float] = {}  # rerankers: weight of each score and signal in the final score; empty: the blend
+    vector_weights: dict[str, float] = {}  # the same where the cosine of every hit is known; empty: `weights`
     gains: dict[str, float] = {}  # rerankers: grade -> gain it was trained with
     quality: dict[str, Any] = {}
     training: dict[str, Any] = {}
     trained_on: tuple[str, ...] = ()  # fingerprints of the judged queries it has seen
 
-    @property
-    def last_mile(self) -> dict[str, float]:
-        """The weights that decide the final order: its own, or its blend as weights."""
-        return self.weights or as_weights(self.blend)
+    def last_mile(self, cosines: bool) -> dict[str, float]:
+        """The weights that decide the final order where cosines are known or not: its own, or its blend as weights."""
+        return (self.vector_weights if cosines else {}) or self.weights or as_weights(self.blend)
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -80,8 +80,8 @@ class Bundle(msgspec.Struct, frozen=True):
         """Changes with the model, the tokenizer, the recipe or the last mile's weights: with what changes a score."""
         files = self.description.files
         parts = [files[MODEL], files[TOKENIZER], self._recipe()]
-        if self.description.weights:
-            parts.append(msgspec.json.encode(self.description.weights, order="sorted").decode())
+        last_mile = filter(None, (self.description.weights, self.description.vector_weights))
+        parts += [msgspec.json.encode(weights, order="sorted").decode() for weights in last_mile]
         return f"{self.description.name}-{_digest(*parts)[:12]}"
 
     @property
@@ -135,7 +135,7 @@ def verify(path: Path, kind: Kind) -> Bundle:
     for name in (MODEL, TOKENIZER):
         if name not in description.files:
             raise BundleError(f"{path / DESCRIPTION} lists no {name}; make the bundle again with `shelfrank train`.")
-    unknown = sorted(set(description.weights) - set(COLUMNS))
+    unknown = sorted({*description.weights, *description.vector_weights} - set(COLUMNS))
     if unknown:
         raise BundleError(
             f"{path / DESCRIPTION} weighs {', '.join(unknown)}, which this version does not know. "

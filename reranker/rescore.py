@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from reranker.blend import blended, weighed
 from reranker.scoring import CrossEncoder
@@ -20,11 +21,13 @@ Status = Literal["applied", "skipped", "timeout", "error"]
 
 
 class Candidate(msgspec.Struct):
-    """One hit of the window: its first-stage score and the product's fields (stored token ids among them)."""
+    """One hit of the window: its first-stage score, the product's fields (stored token ids among them), and the cosine
+    of its vector with the query's where both are known."""
 
     id: str
     first_stage: float
     fields: Mapping[str, Any]
+    cosine: float | None = None
 
 
 class Outcome(msgspec.Struct):
@@ -62,7 +65,8 @@ def rescore(
     blend: float | None = None,
     deadline: float = float("inf"),
 ) -> Outcome:
-    """Order the window by the weights that the bundle carries for both scores and the signals of `reranker.signals`.
+    """Order the window by the weights that the bundle carries for both scores, the cosines where every hit has one, and
+    the signals of `reranker.signals`.
 
     A `blend` that is given, or a bundle without such weights, orders by `blend` x rerank + (1 - blend) x first stage,
     each min-max normalised over the window; `deadline` is a reading of `time.monotonic()`. Ties
@@ -92,7 +96,9 @@ def rescore(
     first = np.array([hit.first_stage for hit in window])
     if weighs:
         try:
-            final = weighed(query, [hit.fields for hit in window], first, scores.values, card.weights)
+            cosines = cosines_of(window)
+            weights = card.last_mile(cosines is not None)
+            final = weighed(query, [hit.fields for hit in window], first, scores.values, weights, cosines)
         except Exception as error:  # noqa: BLE001 - an odd field must not cost the shopper the page either
             return untouched(
                 window, "error", f"{type(error).__name__} while weighing: {error}", reranker, scores.scored
@@ -111,6 +117,12 @@ def rescore(
         rerank=[float(value) for value in scores.values],
         final=[float(value) for value in final],
     )
+
+
+def cosines_of(window: Sequence[Candidate]) -> NDArray[np.float64] | None:
+    """Cosines of all hits, float64 [window]; None where one is not known."""
+    known = [hit.cosine for hit in window if hit.cosine is not None]
+    return np.array(known) if len(known) == len(window) else None
 
 
 def stored_tokens(fields: Mapping[str, Any], reranker: CrossEncoder) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from indexer import client as clusters
 from indexer import mappings
@@ -20,17 +21,20 @@ from reranker.scoring import CrossEncoder
 
 MAX_REACH = 10_000  # OpenSearch's own limit on from + size
 MAX_WINDOW = 1_000
+_DECIMALS = 6  # of a cosine; below this, sums of floats differ between machines
 _VECTORS = (mappings.VECTOR, mappings.SECOND_VECTOR)
 
 
 class Ranked(msgspec.Struct):
-    """One hit of a page. `rank` and `first_stage_rank` count from 1 over all pages."""
+    """One hit of a page. `rank` and `first_stage_rank` count from 1 over all pages; `cosine` is that of its vector with
+    the query's, where it was brought for the order."""
 
     id: str
     rank: int
     first_stage_rank: int
     scores: dict[str, float | None]
     source: dict[str, Any]
+    cosine: float | None = None
 
 
 class Page(msgspec.Struct):
@@ -98,12 +102,14 @@ class Searcher:
         fields: Sequence[str] | None = None,
         deadline_ms: float | None = None,
         weight: float | None = None,
+        cosines: bool = False,
     ) -> Page:
         """One page of hits `start` to `start + size`, the first `window` of the list rescored.
 
         `fields` limits what each hit carries (default: everything but the vector). The window is a hard boundary:
         it is always the same hits, whatever the page, so page follows page without one lost or repeated.
-        `weight` is that of the rerank score, 0 to 1, in the place of `search.blend`.
+        `weight` is that of the rerank score, 0 to 1, in the place of `search.blend`. `cosines` are brought for the
+        window even where its order has no use for them.
         `deadline_ms` counts from the start of this call. Raises UsageError for values out of bounds and ClusterError
         when the first stage fails.
         """
@@ -118,21 +124,26 @@ class Searcher:
         vector, made_with = self.query_vector(index, text, mode)
         clock.lap("encode")
         first = start if start >= window else 0  # a page behind the window needs none of it
-        count, wanted = max(window, start + size) - first, self._wanted(fields)
-        filters = filters or Filters()
+        count, filters = max(window, start + size) - first, filters or Filters()
+        blend = self._blend() if weight is None else weight
+        near = vector is not None and window > first and (cosines or (rerank and self._weighs_cosines(blend)))
+        wanted = self._wanted(fields, made_with.field if near else "")
         found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         if vector is not None and not found.indexes <= made_with.indexes:
             # The name was moved to another index since it was looked up, whose vectors may be of another encoder.
             self._made_with.pop(index, None)
             vector, made_with = self.query_vector(index, text, mode)
+            wanted = self._wanted(fields, made_with.field if near else "")
             found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         clock.lap("retrieve")
-        outcome = self._rescore(text, found.hits[: window - first] if window > first else [], rerank, deadline, weight)
+        head = candidates(found.hits[: window - first] if window > first else [], vector, made_with.field)
+        outcome = rescore(text, head, self.reranker if rerank else None, blend, deadline)
         clock.lap("rerank")
         behind = first > 0 and window > 0 and rerank and self.reranker is not None
         page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
+        known = {each.id: each.cosine for each in head} if outcome.status == "applied" else {}
         for hit in page:
-            hit.source = _shown(hit.source, fields)
+            hit.source, hit.cosine = _shown(hit.source, fields), known.get(hit.id)
         return Page(page, found.total, outcome.summary(), clock.done(), found.failed_shards)
 
     def query_vector(self, index: str, text: str, mode: str) -> tuple[list[float] | None, MadeWith]:
@@ -161,23 +172,38 @@ class Searcher:
             made_with = MadeWith(frozenset(found), self._encoders[chosen], fields[chosen])
         return made_with
 
-    def _wanted(self, fields: Sequence[str] | None) -> dict[str, list[str]]:
+    def _wanted(self, fields: Sequence[str] | None, near: str) -> dict[str, list[str]]:
+        """What to bring of each hit: the fields to show and to read, and the vector in the field `near`, if any."""
+        vectors = [name for name in _VECTORS if name != near]
         if fields is None:
-            return {"excludes": list(_VECTORS)}
-        needed = [TOKENS_FIELD, TOKENS_NAME_FIELD]
+            return {"excludes": vectors}
+        needed = [TOKENS_FIELD, TOKENS_NAME_FIELD, *([near] if near else [])]
         if self.reranker:
             needed += [field.name for field in self.reranker.bundle.description.recipe.fields]
             needed += signals.FIELDS if self.reranker.bundle.description.weights else ()
-        return {"includes": sorted({*fields, *needed}), "excludes": list(_VECTORS)}
+        return {"includes": sorted({*fields, *needed}), "excludes": vectors}
 
-    def _rescore(self, text: str, hits: Sequence[Hit], rerank: bool, deadline: float, weight: float | None) -> Outcome:
-        window = [Candidate(hit.id, hit.score, hit.source) for hit in hits]
-        blend = self._blend() if weight is None else weight
-        return rescore(text, window, self.reranker if rerank else None, blend, deadline)
+    def _weighs_cosines(self, blend: float | None) -> bool:
+        return self.reranker is not None and blend is None and bool(self.reranker.bundle.description.vector_weights)
 
     def _blend(self) -> float | None:
         weight = self.settings.search.blend
         return None if weight < 0 else weight
+
+
+def candidates(hits: Sequence[Hit], vector: Sequence[float] | None, field: str) -> list[Candidate]:
+    """Hits as `rescore` takes them, with the cosine of the query's vector and the one in `field` where they have one.
+
+    Both are of length 1, as shelfrank stores them.
+    """
+    asked = None if vector is None else np.asarray(vector)
+    found = []
+    for hit in hits:
+        stored, cosine = hit.source.get(field), None
+        if asked is not None and isinstance(stored, list) and len(stored) == len(asked):
+            cosine = round(float(asked @ np.asarray(stored, np.float64)), _DECIMALS)
+        found.append(Candidate(hit.id, hit.score, hit.source, cosine))
+    return found
 
 
 def arrange(hits: Sequence[Hit], outcome: Outcome, first: int = 0, behind: bool = False) -> list[Ranked]:
@@ -201,10 +227,10 @@ def arrange(hits: Sequence[Hit], outcome: Outcome, first: int = 0, behind: bool 
 
 
 def _shown(source: Mapping[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:
-    hidden = {TOKENS_FIELD, TOKENS_NAME_FIELD, "content_hash", *(f"{name}_bundle" for name in _VECTORS)}
+    hidden = {TOKENS_FIELD, TOKENS_NAME_FIELD, "content_hash", *_VECTORS, *(f"{name}_bundle" for name in _VECTORS)}
     if fields is None:
         return {name: value for name, value in source.items() if name not in hidden}
-    return {name: source[name] for name in fields if name in source}
+    return {name: source[name] for name in fields if name in source and name not in _VECTORS}
 
 
 def _check_bounds(window: int, size: int, start: int) -> None:

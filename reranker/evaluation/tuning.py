@@ -23,11 +23,11 @@ from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.evaluation.runs import DEPTH, SHOWN, UNFINISHED, Run, System, in_pool
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, rescore
-from reranker.retrieval import bounded, text_query, vector_query
+from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Outcome, cosines_of, rescore
+from reranker.retrieval import Hit, bounded, text_query, vector_query
 from reranker.scoring import CrossEncoder
-from reranker.search import Searcher
-from reranker.training.lastmile import Window, refit
+from reranker.search import Searcher, candidates
+from reranker.training.lastmile import Window, fitter, know_cosines
 
 FIELDS = (
     Search().text_fields,
@@ -198,7 +198,9 @@ def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str,
     assert searcher.reranker is not None
     ids = list(scores)
     recipe = [field.name for field in searcher.reranker.bundle.description.recipe.fields]
-    wanted = sorted({*recipe, *signals.FIELDS, TOKENS_FIELD, TOKENS_NAME_FIELD})
+    text = bounded(query.text)
+    vector, made_with = searcher.query_vector(index, text, "vector")
+    wanted = sorted({*recipe, *signals.FIELDS, TOKENS_FIELD, TOKENS_NAME_FIELD, made_with.field})
     head, tail = ids[:window], ids[window:DEPTH]
     got = call(
         lambda: searcher.retriever.client.mget(
@@ -207,13 +209,12 @@ def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str,
     )
     fields = {document["_id"]: document.get("_source") or {} for document in got["docs"]}
     blend = searcher.settings.search.blend
-    candidates = [Candidate(key, scores[key], fields[key]) for key in head]
-    text = bounded(query.text)
-    outcome = rescore(text, candidates, searcher.reranker, None if blend < 0 else blend)
+    hits = candidates([Hit(key, scores[key], fields[key]) for key in head], vector, made_with.field)
+    outcome = rescore(text, hits, searcher.reranker, None if blend < 0 else blend)
     rows = np.zeros((0, len(COLUMNS)))
     if outcome.status == "applied":
         first, rerank = (np.array(each, float) for each in ([scores[key] for key in head], outcome.rerank))
-        rows = features(text, [fields[key] for key in head], first, rerank)
+        rows = features(text, [fields[key] for key in head], first, rerank, cosines_of(hits))
     titles = {key: str(fields[key].get("title", "")) for key in head}
     return _Rescored(head, tail, titles, outcome, rows)
 
@@ -233,7 +234,7 @@ def _reranked(
             for at in np.setdiff1d(np.arange(len(queries)), part)
             if found[at].outcome.status == "applied"
         ]
-        weights = refit(windows, reranker.bundle.description.last_mile)
+        weights = fitter(reranker.bundle.description, know_cosines(windows))(windows)
         for at in part:
             row, key = found[at], queries[at].id
             orders = [row.outcome.order, row.outcome.order]

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import get_args
 
+import numpy as np
+
 from indexer.errors import UsageError
 from reranker.explaining.explained import Explained, ExplainedHit, FilterHeld, Language
 from reranker.explaining.reading import Reading, Readings, read
@@ -175,13 +177,16 @@ def _terms(reranker: CrossEncoder | None, query: str, page: Page) -> dict[str, l
     if page.rerank["status"] != "applied" or reranker is None:
         return {}
     window = sorted(page.hits, key=lambda hit: hit.first_stage_rank)[: page.rerank["window"]]
+    known = [hit.cosine for hit in window if hit.cosine is not None]
+    cosines = np.array(known) if len(known) == len(window) else None
     found = terms(
         query,
         [hit.source for hit in window],
         [hit.scores["first_stage"] or 0.0 for hit in window],
         [hit.scores["rerank"] or 0.0 for hit in window],
-        reranker.bundle.description.weights,
+        reranker.bundle.description.last_mile(cosines is not None),
         page.rerank["blend"],
+        cosines,
     )
     return dict(zip((hit.id for hit in window), found, strict=True))
 

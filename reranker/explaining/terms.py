@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, as_weights, features, weighted
 
@@ -31,13 +32,14 @@ def terms(
     rerank: Sequence[float],
     weights: Mapping[str, float],
     blend: float | None,
+    cosines: NDArray[np.float64] | None = None,
 ) -> list[list[Term]]:
     """Terms of every hit of a window that was rescored, strongest against the average first.
 
     Takes what `rescore` took; `blend` is the one that decided, None for the weights. A hit's final score is the sum
     of what its terms add and of one number that is the same for the whole window but for the last decimal.
     """
-    rows = features(query, products, np.array(first, np.float64), np.array(rerank, np.float64))
+    rows = features(query, products, np.array(first, np.float64), np.array(rerank, np.float64), cosines)
     names = COLUMNS if blend is None else (FIRST_STAGE, RERANK)
     chosen = weights if blend is None else as_weights(blend)
     scale = 1.0

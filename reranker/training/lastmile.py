@@ -8,12 +8,14 @@ same windows give the same weights, and Newton's method finds them in a few step
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.blend import COLUMNS, weighted
+from reranker.blend import COLUMNS, VECTOR, WITHOUT_VECTOR, weighted
+from reranker.bundle import Description
 from reranker.evaluation.metrics import ndcg
 
 RIDGE = 0.01
@@ -78,7 +80,13 @@ def fit(
     return dict(zip(columns, np.round(weights, _DECIMALS).tolist(), strict=True))
 
 
-def refit(windows: Sequence[Window], start: Mapping[str, float], folds: int = 5, seed: int = 13) -> dict[str, float]:
+def refit(
+    windows: Sequence[Window],
+    start: Mapping[str, float],
+    columns: Sequence[str] = COLUMNS,
+    folds: int = 5,
+    seed: int = 13,
+) -> dict[str, float]:
     """Weights that hold on to `start` as firmly as held-out windows like best; `start` itself where that is best.
 
     For a shop with some dozen judged queries of its own, and weights that many other queries gave.
@@ -91,12 +99,25 @@ def refit(windows: Sequence[Window], start: Mapping[str, float], folds: int = 5,
         for others, part in _folds(len(usable), folds, seed)
     ]
     losses = {
-        ridge: sum(_loss(part, fit(others, ridge, start=start)) * len(part) for others, part in parts)
+        ridge: sum(_loss(part, fit(others, ridge, columns, start)) * len(part) for others, part in parts)
         for ridge in RIDGES
     }
     kept = sum(_loss(part, start) * len(part) for _, part in parts)
     ridge = min(losses, key=lambda each: losses[each])
-    return fit(usable, ridge, start=start) if losses[ridge] < kept else dict(start)
+    return fit(usable, ridge, columns, start) if losses[ridge] < kept else dict(start)
+
+
+def fitter(before: Description | None, cosines: bool) -> Callable[[Sequence[Window]], dict[str, float]]:
+    """What fits weights, one for cosines among them or not: from nothing, or holding on to those of `before`."""
+    columns = COLUMNS if cosines else WITHOUT_VECTOR
+    if before is None:
+        return partial(fit, columns=columns)
+    return partial(refit, start=before.last_mile(cosines), columns=columns)
+
+
+def know_cosines(windows: Sequence[Window]) -> bool:
+    """Whether some window can tell what a cosine is worth."""
+    return any(bool(window.features[:, COLUMNS.index(VECTOR)].any()) for window in windows)
 
 
 def values(windows: Sequence[Window], weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class LastMile(msgspec.Struct, frozen=True):
 
     blend: float
     weights: dict[str, float]
+    vector_weights: dict[str, float]
     report: dict[str, Any]
 
 
@@ -78,6 +79,7 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
         bundle.description,
         blend=last.blend,
         weights=last.weights,
+        vector_weights=last.vector_weights,
         quality={**bundle.description.quality, **quality},
         trained_on=tuple(sorted({*map(fingerprint, seen), *before})),
     )
@@ -208,8 +210,9 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
                 rows.append((shop.source.index, window_of(shop.source, searcher, query, plan.gain, plan.window)))
     dev = [window for _, window in found["dev"]]
     card = plan.before.description if plan.before else None
-    fitted = partial(lastmile.refit, start=card.last_mile) if card else lastmile.fit
-    blend, weights = (card.blend, card.weights) if card else (0.0, {})
+    blend, weights, vector_weights = (card.blend, card.weights, card.vector_weights) if card else (0.0, {}, {})
+    near = lastmile.know_cosines(dev)
+    fitted = lastmile.fitter(card, near)
     report: dict[str, Any] = {"blend_chosen_on": f"{len(dev)} dev queries"}
     if dev:
         means = [lastmile.values(dev, as_weights(each)).mean() for each in BLENDS]
@@ -220,7 +223,8 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
             "ndcg@10 blended": _rounded(max(means)),
             "ndcg@10 weights, held out": _rounded(held_out.mean()),
         }
-        weights = fitted(dev) if card or held_out.mean() > max(means) else {}
+        if card or held_out.mean() > max(means):
+            weights, vector_weights = lastmile.fitter(card, cosines=False)(dev), fitted(dev) if near else {}
     for index in sorted({name for name, _ in found["test"]}):
         test = [window for name, window in found["test"] if name == index]
         report[index] = {
@@ -228,9 +232,9 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
             "ndcg@10 first stage": _rounded(lastmile.values(test, as_weights(0.0)).mean()),
             "ndcg@10 blended": _rounded(lastmile.values(test, as_weights(blend)).mean()),
             "ndcg@10 reranker alone": _rounded(lastmile.values(test, as_weights(1.0)).mean()),
-            **({"ndcg@10 final": _rounded(lastmile.values(test, weights).mean())} if weights else {}),
+            **({"ndcg@10 final": _rounded(lastmile.values(test, vector_weights or weights).mean())} if weights else {}),
         }
-    return LastMile(blend, weights, report)
+    return LastMile(blend, weights, vector_weights, report)
 
 
 def _rounded(value: Any) -> float:

@@ -109,11 +109,14 @@ def window_of(source: Source, searcher: Searcher, query: Query, gain: Gain, wind
         size=window,
         fields=list(signals.FIELDS),
         deadline_ms=float("inf"),
+        cosines=True,
     )
     gains = source.gains(query, gain)
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
         return Window((), np.zeros((0, len(COLUMNS))), gains)
     first, rerank = (np.array([hit.scores[name] for hit in hits], float) for name in (FIRST_STAGE, RERANK))
-    rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank)
+    cosines = np.array([hit.cosine for hit in hits if hit.cosine is not None])
+    known = cosines if len(cosines) == len(hits) else None
+    rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank, known)
     return Window(tuple(hit.id for hit in hits), rows, gains)

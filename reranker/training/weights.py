@@ -77,7 +77,8 @@ def weights(
             sources, searcher, parse_gains(gains), settings.search.window, out, anew, name, lambda: bar.advance(task)
         )
     if as_json:
-        emit_json({"bundle": str(bundle.folder), "id": bundle.id, "weights": bundle.description.weights, **report})
+        about = {name: getattr(bundle.description, name) for name in ("weights", "vector_weights")}
+        emit_json({"bundle": str(bundle.folder), "id": bundle.id, **about, **report})
     else:
         err.print(f"{bundle.id} written to {bundle.folder}", report)
 
@@ -104,23 +105,20 @@ def fit_weights(
         for query in source.queries:
             rows.append(window_of(source, searcher, query, gain, window))
             on_query()
-    start = card.last_mile
-
-    def fitted(windows: Sequence[lastmile.Window]) -> dict[str, float]:
-        return lastmile.fit(windows) if anew else lastmile.refit(windows, start)
-
-    found = fitted(rows)
+    near, before = lastmile.know_cosines(rows), None if anew else card
+    found = lastmile.fitter(before, cosines=False)(rows)
+    fitted = lastmile.fitter(before, near)
     if not found or len(rows) < 2 * _FOLDS:
         raise InputError(
             f"{len(rows)} judged queries are too few to fit weights on; {2 * _FOLDS} is the least, 50 is a start."
         )
     held_out = lastmile.held_out_values(rows, _FOLDS, seed=0, fitted=fitted)
-    before = lastmile.values(rows, start)
-    gained = bootstrap_interval(held_out - before, np.random.default_rng(0))
+    old = lastmile.values(rows, card.last_mile(near))
+    gained = bootstrap_interval(held_out - old, np.random.default_rng(0))
     report = {
         "queries": len(rows),
         "ndcg@10 first stage": round(float(lastmile.values(rows, {FIRST_STAGE: 1.0}).mean()), 4),
-        "ndcg@10 old weights": round(float(before.mean()), 4),
+        "ndcg@10 old weights": round(float(old.mean()), 4),
         "ndcg@10 new weights, held out": round(float(held_out.mean()), 4),
         "gain, held out": {key: round(getattr(gained, key), 4) for key in ("mean", "low", "high")},
     }
@@ -132,6 +130,7 @@ def fit_weights(
         card,
         name=name or card.name,
         weights=found,
+        vector_weights=fitted(rows) if near else {},
         quality={**card.quality, "weights": report},
         trained_on=tuple(sorted({*card.trained_on, *seen})),
     )

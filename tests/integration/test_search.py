@@ -18,6 +18,7 @@ from opensearchpy import OpenSearch
 
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Settings
+from reranker import explain
 from reranker.commands import search_command
 from reranker.documents import rerank_response
 from reranker.encoder import Encoder
@@ -72,6 +73,32 @@ def test_every_hit_has_all_its_scores_and_final_orders_the_list(mode: str, searc
     assert finals == sorted(finals, reverse=True)  # type: ignore[type-var]
     assert all((hit.scores["rerank"] is not None) == (hit.rank <= 20) for hit in page.hits)
     assert set(page.took_ms) == {"encode", "retrieve", "rerank", "total"}
+
+
+@pytest.mark.parametrize("fields", [None, ["title"], ["vector"]])
+def test_cosines_order_the_window_where_the_bundle_weighs_them(
+    fields: list[str] | None, searcher: Searcher, shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert searcher.reranker is not None
+    bundle = searcher.reranker.bundle
+    card = msgspec.structs.replace(bundle.description, vector_weights={"vector": 1.0})
+    monkeypatch.setattr(searcher.reranker, "bundle", msgspec.structs.replace(bundle, description=card))
+    nearest = searcher.search(shop, CHINESE, mode="vector", size=100, rerank=False)
+    known = {hit.id: 2 * (hit.scores["first_stage"] or 0.0) - 1 for hit in nearest.hits}
+    page = searcher.search(shop, CHINESE, window=20, size=30, fields=fields, deadline_ms=math.inf)
+    found = [hit.cosine for hit in page.hits[:20] if hit.cosine is not None]
+    assert len(found) == 20
+    assert found == sorted(found, reverse=True)
+    assert found == pytest.approx([known[hit.id] for hit in page.hits[:20]], abs=1e-4)
+    assert all(hit.cosine is None for hit in page.hits[20:])
+    assert all("vector" not in hit.source for hit in page.hits)
+    told = explain(searcher, shop, CHINESE, window=20, size=3, time_limit_ms=0)
+    assert [hit.id for hit in told.hits] == ids(page)[:3]
+    assert all(hit.terms[0].name == "vector" for hit in told.hits)
+    # Words alone know no cosine, so there the other weights decide.
+    words = searcher.search(shop, CHINESE, mode="bm25", window=20, size=20, deadline_ms=math.inf)
+    assert words.rerank["status"] == "applied"
+    assert all(hit.cosine is None for hit in words.hits)
 
 
 def test_without_reranking_the_first_stage_is_untouched(searcher: Searcher, shop: str) -> None:

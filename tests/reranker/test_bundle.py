@@ -69,6 +69,22 @@ def test_other_weights_of_the_last_mile_make_another_bundle(copied: Path) -> Non
     edit(copied, weights={"first_stage": 2.0, "rerank": 1.0})
     assert before.id != after.id == bundles.load(copied, "reranker").id
     assert before.tokens_id == after.tokens_id
+    edit(copied, vector_weights={"vector": 1.0})
+    assert bundles.load(copied, "reranker").id != after.id
+    edit(copied, vector_weights={"moon": 1.0})
+    with pytest.raises(BundleError, match="weighs moon"):
+        bundles.load(copied, "reranker")
+
+
+def test_the_last_mile_weighs_cosines_only_where_there_are_some(copied: Path) -> None:
+    edit(copied, weights={"rerank": 1.0}, vector_weights={"vector": 1.0})
+    card = bundles.load(copied, "reranker").description
+    assert (card.last_mile(cosines=True), card.last_mile(cosines=False)) == ({"vector": 1.0}, {"rerank": 1.0})
+    edit(copied, vector_weights={})
+    assert bundles.load(copied, "reranker").description.last_mile(cosines=True) == {"rerank": 1.0}
+    edit(copied, weights={}, blend=0.25)
+    expected = {"first_stage": 0.75, "rerank": 0.25}
+    assert bundles.load(copied, "reranker").description.last_mile(cosines=True) == expected
 
 
 def test_a_bundle_of_a_later_format_is_refused(copied: Path) -> None:

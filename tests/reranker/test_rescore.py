@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -112,6 +113,19 @@ def test_the_tail_comes_after_the_window_in_first_stage_order() -> None:
     finals = [hit.scores["final"] for hit in ranked]
     assert finals == sorted(finals, reverse=True)  # type: ignore[type-var]
     assert ranked[2].scores["rerank"] is None
+
+
+def test_cosines_decide_only_where_every_hit_has_one(reranker: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = msgspec.structs.replace(
+        reranker.bundle.description, weights={"first_stage": 1.0}, vector_weights={"vector": 1.0}
+    )
+    monkeypatch.setattr(reranker, "bundle", msgspec.structs.replace(reranker.bundle, description=card))
+    scoring(reranker, monkeypatch, 0.0, 0.0)
+    window = [Candidate("a", 2.0, {}, cosine=0.1), Candidate("b", 1.0, {}, cosine=0.2)]
+    assert rescore("cup", window, reranker).order == [1, 0]
+    window[0].cosine = None
+    assert rescore("cup", window, reranker).order == [0, 1]
+    assert rescore("cup", window, reranker, blend=0.0).order == [0, 1]
 
 
 def test_values_that_are_all_alike_normalise_to_a_half() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.blend import COLUMNS, features, weighed
+from reranker.blend import COLUMNS, VECTOR, features, weighed
 from reranker.signals import NAMES, signals, terms_of
 
 
@@ -187,3 +187,16 @@ def test_the_weights_decide_the_final_order() -> None:
     assert plain.tolist() == [1.0, 0.0]
     assert strict.tolist() == [0.0, 1.0]
     assert features("bottle", products, first, rerank).shape == (2, len(COLUMNS))
+
+
+def test_cosines_count_by_their_distance_from_the_windows_mean() -> None:
+    products: list[dict[str, Any]] = [{}, {}, {}]
+    first = rerank = np.zeros(3)
+    at = COLUMNS.index(VECTOR)
+    near = features("cup", products, first, rerank, np.array([0.7, 0.75, 0.8]))
+    assert near[:, at] == pytest.approx([-0.5, 0.0, 0.5])
+    assert np.abs(features("cup", products, first, rerank, np.array([-1.0, 0.0, 1.0]))[:, at]).max() == 2
+    without = features("cup", products, first, rerank)
+    assert not without[:, at].any()
+    np.testing.assert_array_equal(near[:, :at], without[:, :at])
+    assert weighed("cup", products, first, rerank, {"vector": 1.0}, np.array([0.7, 0.75, 0.8])).tolist() == [0, 0.5, 1]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from indexer.errors import InputError, ShelfrankError, UsageError
-from reranker.blend import COLUMNS
+from reranker.blend import COLUMNS, WITHOUT_VECTOR
 from reranker.bundle import fingerprint, verify
 from reranker.evaluation.judgments import Query, read_queries
 from reranker.training.command import train
@@ -50,7 +50,9 @@ def test_a_bundle_with_new_weights_is_whole_and_knows_what_it_saw(
     bundle = verify(tmp_path / "out", "reranker")
     assert answer["id"] == bundle.id
     assert bundle.id.startswith("ours-")
-    assert set(bundle.description.weights) == set(COLUMNS)
+    assert set(bundle.description.weights) == set(WITHOUT_VECTOR)
+    assert set(bundle.description.vector_weights) == set(COLUMNS)
+    assert bundle.description.vector_weights["vector"] != 0
     assert {fingerprint(query.text) for query in judged} <= set(bundle.description.trained_on)
     assert answer["queries"] == 12
     assert answer["gain, held out"]["low"] <= answer["gain, held out"]["mean"] <= answer["gain, held out"]["high"]
@@ -59,9 +61,11 @@ def test_a_bundle_with_new_weights_is_whole_and_knows_what_it_saw(
 
 def test_a_dozen_queries_change_the_weights_a_little_or_not_at_all(run: Run, tmp_path: Path) -> None:
     run()
-    before = verify(Path(__file__).parents[2] / "reranker" / "bundles" / "reranker", "reranker").description.weights
-    after = verify(tmp_path / "out", "reranker").description.weights
-    assert max(abs(after[name] - before.get(name, 0.0)) for name in after) < 2
+    before = verify(Path(__file__).parents[2] / "reranker" / "bundles" / "reranker", "reranker").description
+    after = verify(tmp_path / "out", "reranker").description
+    for cosines in (True, False):
+        old, new = before.last_mile(cosines), after.last_mile(cosines)
+        assert max(abs(new[name] - old.get(name, 0.0)) for name in new) < 2
 
 
 def test_too_few_queries_are_told(run: Run, judged: Sequence[Query], tmp_path: Path) -> None:

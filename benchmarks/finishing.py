@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from lastmile import told
 from numpy.typing import NDArray
 
 from indexer import settings as config
@@ -27,7 +28,6 @@ from reranker.blend import FIRST_STAGE, RERANK
 from reranker.bundle import Bundle, load
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import read_qrels, read_queries
-from reranker.evaluation.metrics import bootstrap_interval
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import data, finetune, lastmile, run
@@ -36,11 +36,6 @@ from reranker.training.lastmile import Window
 from reranker.training.shops import Source, open_shop, window_of
 
 FOLDS = 5
-
-
-def told(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
-    found = bootstrap_interval(values - baseline, np.random.default_rng(0))
-    return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 
 def refitted(windows: Sequence[Window], folds: NDArray[np.int64], start: dict[str, float]) -> NDArray[np.float64]:

@@ -96,7 +96,7 @@ def rescore(
     first = np.array([hit.first_stage for hit in window])
     if weighs:
         try:
-            cosines = cosines_of(window)
+            cosines = all_known([hit.cosine for hit in window])
             weights = card.last_mile(cosines is not None)
             final = weighed(query, [hit.fields for hit in window], first, scores.values, weights, cosines)
         except Exception as error:  # noqa: BLE001 - an odd field must not cost the shopper the page either
@@ -119,10 +119,10 @@ def rescore(
     )
 
 
-def cosines_of(window: Sequence[Candidate]) -> NDArray[np.float64] | None:
-    """Cosines of all hits, float64 [window]; None where one is not known."""
-    known = [hit.cosine for hit in window if hit.cosine is not None]
-    return np.array(known) if len(known) == len(window) else None
+def all_known(cosines: Sequence[float | None]) -> NDArray[np.float64] | None:
+    """The cosines of a window's hits, float64 [window]; None where one is not known."""
+    known = [cosine for cosine in cosines if cosine is not None]
+    return np.array(known) if len(known) == len(cosines) else None
 
 
 def stored_tokens(fields: Mapping[str, Any], reranker: CrossEncoder) -> list[int]:

@@ -23,7 +23,7 @@ from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.evaluation.runs import DEPTH, SHOWN, UNFINISHED, Run, System, in_pool
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Outcome, cosines_of, rescore
+from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Outcome, all_known, rescore
 from reranker.retrieval import Hit, bounded, text_query, vector_query
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher, candidates
@@ -214,7 +214,7 @@ def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str,
     rows = np.zeros((0, len(COLUMNS)))
     if outcome.status == "applied":
         first, rerank = (np.array(each, float) for each in ([scores[key] for key in head], outcome.rerank))
-        rows = features(text, [fields[key] for key in head], first, rerank, cosines_of(hits))
+        rows = features(text, [fields[key] for key in head], first, rerank, all_known([hit.cosine for hit in hits]))
     titles = {key: str(fields[key].get("title", "")) for key in head}
     return _Rescored(head, tail, titles, outcome, rows)
 

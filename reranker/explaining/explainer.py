@@ -7,14 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import get_args
 
-import numpy as np
-
 from indexer.errors import UsageError
 from reranker.explaining.explained import Explained, ExplainedHit, FilterHeld, Language
 from reranker.explaining.reading import Reading, Readings, read
 from reranker.explaining.sentences import tell
 from reranker.explaining.terms import Term, terms
-from reranker.rescore import remaining_until
+from reranker.rescore import all_known, remaining_until
 from reranker.retrieval import Filters, bounded
 from reranker.scoring import CrossEncoder
 from reranker.search import Page, Ranked, Searcher
@@ -177,8 +175,7 @@ def _terms(reranker: CrossEncoder | None, query: str, page: Page) -> dict[str, l
     if page.rerank["status"] != "applied" or reranker is None:
         return {}
     window = sorted(page.hits, key=lambda hit: hit.first_stage_rank)[: page.rerank["window"]]
-    known = [hit.cosine for hit in window if hit.cosine is not None]
-    cosines = np.array(known) if len(known) == len(window) else None
+    cosines = all_known([hit.cosine for hit in window])
     found = terms(
         query,
         [hit.source for hit in window],

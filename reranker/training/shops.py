@@ -21,6 +21,7 @@ from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, features
 from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of
+from reranker.rescore import all_known
 from reranker.retrieval import Retriever, bounded
 from reranker.search import Searcher
 from reranker.training.lastmile import Window
@@ -116,7 +117,6 @@ def window_of(source: Source, searcher: Searcher, query: Query, gain: Gain, wind
     if not hits:
         return Window((), np.zeros((0, len(COLUMNS))), gains)
     first, rerank = (np.array([hit.scores[name] for hit in hits], float) for name in (FIRST_STAGE, RERANK))
-    cosines = np.array([hit.cosine for hit in hits if hit.cosine is not None])
-    known = cosines if len(cosines) == len(hits) else None
-    rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank, known)
+    cosines = all_known([hit.cosine for hit in hits])
+    rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank, cosines)
     return Window(tuple(hit.id for hit in hits), rows, gains)

@@ -51,6 +51,11 @@ VECTOR = "vector"
 SECOND_VECTOR = "vector_b"
 
 
+def made_by(field: str) -> str:
+    """The field that says which encoder made the vector in `field`."""
+    return f"{field}_bundle"
+
+
 class Made(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an index was made with; kept in the mapping's `_meta` under `shelfrank`. `second_encoder` is empty, or the
     encoder of a second vector that every document has."""
@@ -182,7 +187,7 @@ def _properties(settings: Index, made_with: Made) -> dict[str, Any]:
     vectors = {
         name: kind
         for field in made_with.vector_fields.values()
-        for name, kind in ((field, _vector(settings, dimensions[field])), (f"{field}_bundle", {"type": "keyword"}))
+        for name, kind in ((field, _vector(settings, dimensions[field])), (made_by(field), {"type": "keyword"}))
     }
     return {
         "id": {"type": "keyword"},

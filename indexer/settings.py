@@ -101,6 +101,11 @@ class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     vector_weight: float = 0.7
     rank_constant: int = 60
 
+    @property
+    def weight(self) -> float | None:
+        """`blend`, None where the bundle's weights are meant."""
+        return None if self.blend < 0 else self.blend
+
 
 class Models(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Bundles and how they run. An empty bundle means the current one of the registry in `home` (empty: the user's

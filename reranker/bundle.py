@@ -57,7 +57,13 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gains: dict[str, float] = {}  # rerankers: grade -> gain it was trained with
     quality: dict[str, Any] = {}
     training: dict[str, Any] = {}
-    trained_on: tuple[str, ...] = ()  # fingerprints of the judged queries it has seen
+    trained_on: tuple[str, ...] = ()  # fingerprints of the judged queries that the model was made with
+    weighed_on: tuple[str, ...] = ()  # rerankers: of those that the weights were fitted to afterwards
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Fingerprints of all judged queries on which figures flatter it, in order."""
+        return tuple(sorted({*self.trained_on, *self.weighed_on}))
 
     def last_mile(self, cosines: bool) -> dict[str, float]:
         """The weights that decide the final order where cosines are known or not: its own, or its blend as weights."""

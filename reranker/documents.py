@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from indexer.errors import InputError, ShelfrankError
-from reranker.rescore import Candidate, remaining_until, rescore
+from reranker.encoder import Encoder, QueryVectors
+from reranker.rescore import Candidate, remaining_until, rescore, weighs_cosines
 from reranker.scoring import CrossEncoder
 
 MAX_DOCUMENTS = 1_000
@@ -67,12 +68,14 @@ def rerank_response(
     blend: float | None = None,
     deadline_ms: float | None = None,
     fields: Mapping[str, str] | None = None,
+    encoder: Encoder | None = None,
 ) -> dict[str, Any]:
     """The same `opensearch-py` response with its first `window` hits in a better order (default: all of them).
 
     Nothing else changes: each hit keeps its `_score`, and gains `_rerank` with its scores; the response gains
-    `rerank` with the status. `fields` maps recipe fields to the index's own names, e.g. `{"title": "name"}`. When
-    rescoring cannot finish within `deadline_ms` the order stays as it came.
+    `rerank` with the status. `fields` maps recipe fields to the index's own names, e.g. `{"title": "name"}`. With the
+    `encoder` that made the catalogue's vectors, and `vector` and `vector_bundle` among each hit's fields, the order
+    weighs how near query and product are. When rescoring cannot finish within `deadline_ms` the order stays as it came.
     """
     changed = {**response, "hits": {**response["hits"], "hits": [copy.copy(hit) for hit in response["hits"]["hits"]]}}
     hits = changed["hits"]["hits"]
@@ -81,7 +84,8 @@ def rerank_response(
         Candidate(str(hit.get("_id", at)), float(hit.get("_score") or 0.0), renamed(hit.get("_source") or {}, fields))
         for at, hit in enumerate(head)
     ]
-    outcome = rescore(query, candidates, reranker, blend, remaining_until(deadline_ms))
+    near = QueryVectors(query, [encoder]) if encoder is not None and weighs_cosines(reranker, blend) else None
+    outcome = rescore(query, candidates, reranker, blend, remaining_until(deadline_ms), near)
     for hit, score, final in zip(head, outcome.rerank, outcome.final, strict=True):
         hit["_rerank"] = {"first_stage": hit.get("_score"), "rerank": score, "final": final}
     changed["hits"]["hits"] = [head[at] for at in outcome.order] + tail

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.mappings import SECOND_VECTOR, VECTOR, made_by
 from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle
@@ -17,6 +18,7 @@ from reranker.session import Session
 from reranker.text import product_ids, query_ids, text_ids
 
 _BATCH_TOKENS = 1024
+_DECIMALS = 6  # of a cosine; below this, sums of floats differ between machines
 
 
 class Encoder:
@@ -95,6 +97,30 @@ class Encoder:
                 mean = states[: len(row)].mean(axis=0)
                 vectors[at] = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return vectors
+
+
+class QueryVectors:
+    """A query's vectors by the encoders at hand, each made when it is first wanted; for one search and one thread."""
+
+    def __init__(self, query: str, encoders: Iterable[Encoder]) -> None:
+        self.query = query
+        self._encoders = {each.bundle_id: each for each in encoders}
+        self._made: dict[str, NDArray[np.float32]] = {}
+
+    def by(self, encoder: str) -> NDArray[np.float32]:
+        """The vector of the encoder with this id: float32 [dimension], of length 1. Raises KeyError for no encoder."""
+        if encoder not in self._made:
+            self._made[encoder] = self._encoders[encoder].embed_queries([self.query])[0]
+        return self._made[encoder]
+
+    def cosine(self, product: Mapping[str, Any]) -> float | None:
+        """Of the query and a stored product, by the first of the encoders that made a vector of it; None for none."""
+        made = {product.get(made_by(field)): field for field in (SECOND_VECTOR, VECTOR)}
+        for encoder in self._encoders:
+            stored = product.get(made[encoder]) if encoder in made else None
+            if isinstance(stored, list) and len(stored) == self._encoders[encoder].dimension:
+                return round(float(self.by(encoder).astype(np.float64) @ np.asarray(stored, np.float64)), _DECIMALS)
+        return None
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:

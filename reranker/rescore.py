@@ -10,30 +10,34 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.mappings import SECOND_VECTOR, VECTOR, made_by
 from reranker.blend import blended, weighed
+from reranker.encoder import QueryVectors
 from reranker.scoring import CrossEncoder
 from reranker.text import unpack_ids
 
 TOKENS_FIELD = "rerank_tokens"
 TOKENS_NAME_FIELD = "rerank_bundle"
+VECTORS = (VECTOR, SECOND_VECTOR)
+# What ingest stored with a product for its order, beside the fields that models and signals read.
+STORED_FIELDS = (TOKENS_FIELD, TOKENS_NAME_FIELD, *VECTORS, *map(made_by, VECTORS))
 
 Status = Literal["applied", "skipped", "timeout", "error"]
 
 
 class Candidate(msgspec.Struct):
-    """One hit of the window: its first-stage score, the product's fields (stored token ids among them), and the cosine
-    of its vector with the query's where both are known."""
+    """One hit of the window: its first-stage score and the product's fields, stored token ids and vector among them."""
 
     id: str
     first_stage: float
     fields: Mapping[str, Any]
-    cosine: float | None = None
 
 
 class Outcome(msgspec.Struct):
     """What rescoring did. `order` holds positions in the window, best first; lists run parallel to the window.
 
-    `blend` is None where the bundle's weights decided or nothing was rescored.
+    `blend` is None where the bundle's weights decided or nothing was rescored. `cosines` are those of query and
+    product where every hit's was known and asked for, else empty.
     """
 
     status: Status
@@ -45,6 +49,11 @@ class Outcome(msgspec.Struct):
     order: list[int]
     rerank: list[float | None]
     final: list[float]
+    cosines: list[float] = []
+
+    def known_cosines(self) -> NDArray[np.float64] | None:
+        """The cosines, float64 [window], None where they are not known."""
+        return np.array(self.cosines) if self.cosines else None
 
     def summary(self) -> dict[str, Any]:
         """The part that a response carries as `rerank`."""
@@ -64,9 +73,10 @@ def rescore(
     reranker: CrossEncoder | None,
     blend: float | None = None,
     deadline: float = float("inf"),
+    vectors: QueryVectors | None = None,
 ) -> Outcome:
-    """Order the window by the weights that the bundle carries for both scores, the cosines where every hit has one, and
-    the signals of `reranker.signals`.
+    """Order the window by the weights that the bundle carries for both scores, the cosines of `vectors` where every hit
+    has one, and the signals of `reranker.signals`.
 
     A `blend` that is given, or a bundle without such weights, orders by `blend` x rerank + (1 - blend) x first stage,
     each min-max normalised over the window; `deadline` is a reading of `time.monotonic()`. Ties
@@ -80,6 +90,7 @@ def rescore(
     if not query.strip():
         return untouched(window, "skipped", "the query is empty", reranker)
     try:
+        cosines = None if vectors is None else all_known([vectors.cosine(hit.fields) for hit in window])
         scores = reranker.score(query, [stored_tokens(hit.fields, reranker) for hit in window], deadline)
     except Exception as error:  # noqa: BLE001 - a model fault must never cost the shopper the page
         return untouched(window, "error", f"{type(error).__name__} while scoring: {error}", reranker)
@@ -96,7 +107,6 @@ def rescore(
     first = np.array([hit.first_stage for hit in window])
     if weighs:
         try:
-            cosines = all_known([hit.cosine for hit in window])
             weights = card.last_mile(cosines is not None)
             final = weighed(query, [hit.fields for hit in window], first, scores.values, weights, cosines)
         except Exception as error:  # noqa: BLE001 - an odd field must not cost the shopper the page either
@@ -116,7 +126,13 @@ def rescore(
         order=[int(at) for at in order],
         rerank=[float(value) for value in scores.values],
         final=[float(value) for value in final],
+        cosines=[] if cosines is None else cosines.tolist(),
     )
+
+
+def weighs_cosines(reranker: CrossEncoder | None, blend: float | None) -> bool:
+    """Whether the order of a window depends on cosines, where they are known."""
+    return reranker is not None and blend is None and bool(reranker.bundle.description.vector_weights)
 
 
 def all_known(cosines: Sequence[float | None]) -> NDArray[np.float64] | None:

@@ -7,27 +7,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from indexer import client as clusters
 from indexer import mappings
 from indexer.errors import ClusterError, UsageError
 from indexer.settings import Settings
 from reranker import signals
-from reranker.encoder import Encoder
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, remaining_until, rescore
+from reranker.encoder import Encoder, QueryVectors
+from reranker.rescore import (
+    STORED_FIELDS,
+    TOKENS_FIELD,
+    TOKENS_NAME_FIELD,
+    VECTORS,
+    Candidate,
+    Outcome,
+    remaining_until,
+    rescore,
+    weighs_cosines,
+)
 from reranker.retrieval import Filters, Hit, Retriever, bounded
 from reranker.scoring import CrossEncoder
 
 MAX_REACH = 10_000  # OpenSearch's own limit on from + size
 MAX_WINDOW = 1_000
-_DECIMALS = 6  # of a cosine; below this, sums of floats differ between machines
-_VECTORS = (mappings.VECTOR, mappings.SECOND_VECTOR)
 
 
 class Ranked(msgspec.Struct):
-    """One hit of a page. `rank` and `first_stage_rank` count from 1 over all pages; `cosine` is that of its vector with
-    the query's, where it was brought for the order."""
+    """One hit of a page. `rank` and `first_stage_rank` count from 1 over all pages; `cosine` is that of query and
+    product, where the order was to know those of all hits."""
 
     id: str
     rank: int
@@ -81,12 +88,15 @@ class Searcher:
 
     @classmethod
     def connect(cls, settings: Settings, encoder: bool = True, reranker: bool = True) -> Searcher:
-        """A searcher on the cluster that the settings name, with the models that are asked for."""
+        """A searcher on the cluster that the settings name, with the models that are asked for; a reranker that weighs
+        cosines has the encoder too."""
         client = clusters.connect(settings)
+        second = CrossEncoder.load(settings.models) if reranker else None
+        encoder = encoder or weighs_cosines(second, settings.search.weight)
         chosen = Encoder.load(settings.models) if encoder else None
         following = Encoder.named(settings.models.next_encoder, settings.models) if encoder else None
         retriever = Retriever(client, clusters.capabilities(client), settings.search, chosen)
-        return cls(retriever, CrossEncoder.load(settings.models) if reranker else None, settings, following)
+        return cls(retriever, second, settings, following)
 
     def search(
         self,
@@ -108,8 +118,8 @@ class Searcher:
 
         `fields` limits what each hit carries (default: everything but the vector). The window is a hard boundary:
         it is always the same hits, whatever the page, so page follows page without one lost or repeated.
-        `weight` is that of the rerank score, 0 to 1, in the place of `search.blend`. `cosines` are brought for the
-        window even where its order has no use for them.
+        `weight` is that of the rerank score, 0 to 1, in the place of `search.blend`. Where the order weighs cosines,
+        or `cosines` asks for them, the vectors of the window's hits are brought, whatever the mode.
         `deadline_ms` counts from the start of this call. Raises UsageError for values out of bounds and ClusterError
         when the first stage fails.
         """
@@ -121,39 +131,43 @@ class Searcher:
         deadline = remaining_until(chosen.deadline_ms if deadline_ms is None else deadline_ms)
         clock = _Clock()
         text = bounded(query)
-        vector, made_with = self.query_vector(index, text, mode)
+        asked = self.vectors(text)
+        vector, made_with = self.query_vector(index, asked, mode)
         clock.lap("encode")
         first = start if start >= window else 0  # a page behind the window needs none of it
         count, filters = max(window, start + size) - first, filters or Filters()
-        blend = self._blend() if weight is None else weight
-        near = vector is not None and window > first and (cosines or (rerank and self._weighs_cosines(blend)))
-        wanted = self._wanted(fields, made_with.field if near else "")
+        blend = chosen.weight if weight is None else weight
+        near = window > first and rerank and (cosines or weighs_cosines(self.reranker, blend))
+        wanted = self._wanted(fields, near and bool(self._encoders))
         found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         if vector is not None and not found.indexes <= made_with.indexes:
             # The name was moved to another index since it was looked up, whose vectors may be of another encoder.
             self._made_with.pop(index, None)
-            vector, made_with = self.query_vector(index, text, mode)
-            wanted = self._wanted(fields, made_with.field if near else "")
+            vector, made_with = self.query_vector(index, asked, mode)
             found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         clock.lap("retrieve")
-        head = candidates(found.hits[: window - first] if window > first else [], vector, made_with.field)
-        outcome = rescore(text, head, self.reranker if rerank else None, blend, deadline)
+        head = [Candidate(hit.id, hit.score, hit.source) for hit in found.hits[: max(0, window - first)]]
+        outcome = rescore(text, head, self.reranker if rerank else None, blend, deadline, asked if near else None)
         clock.lap("rerank")
         behind = first > 0 and window > 0 and rerank and self.reranker is not None
         page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
-        known = {each.id: each.cosine for each in head} if outcome.status == "applied" else {}
         for hit in page:
-            hit.source, hit.cosine = _shown(hit.source, fields), known.get(hit.id)
+            hit.source = _shown(hit.source, fields)
         return Page(page, found.total, outcome.summary(), clock.done(), found.failed_shards)
 
-    def query_vector(self, index: str, text: str, mode: str) -> tuple[list[float] | None, MadeWith]:
-        """The query's vector, None where the mode needs none, and what it may be compared with. Raises ClusterError."""
-        if mode == "bm25" or self.retriever.encoder is None or not text:
+    def vectors(self, text: str) -> QueryVectors:
+        """A query's vectors by the loaded encoders."""
+        return QueryVectors(text, self._encoders.values())
+
+    def query_vector(self, index: str, asked: QueryVectors, mode: str) -> tuple[list[float] | None, MadeWith]:
+        """The vector that the first stage asks with, None where the mode has none, and what it may be compared with.
+        Raises ClusterError."""
+        if mode == "bm25" or self.retriever.encoder is None or not asked.query:
             return None, MadeWith()
         made_with = self._made_with.get(index) or self._look_up(index, self.retriever.encoder)
         self._made_with[index] = made_with
         encoder = made_with.encoder or self.retriever.encoder
-        return [float(value) for value in encoder.embed_queries([text])[0]], made_with
+        return [float(value) for value in asked.by(encoder.bundle_id)], made_with
 
     def _look_up(self, index: str, encoder: Encoder) -> MadeWith:
         """The indexes behind a name and the encoder of their vectors: a query's vector means nothing to another's."""
@@ -172,38 +186,16 @@ class Searcher:
             made_with = MadeWith(frozenset(found), self._encoders[chosen], fields[chosen])
         return made_with
 
-    def _wanted(self, fields: Sequence[str] | None, near: str) -> dict[str, list[str]]:
-        """What to bring of each hit: the fields to show and to read, and the vector in the field `near`, if any."""
-        vectors = [name for name in _VECTORS if name != near]
+    def _wanted(self, fields: Sequence[str] | None, near: bool) -> dict[str, list[str]]:
+        """What to bring of each hit: the fields to show and to read, and its vectors where they are to be compared."""
+        without: dict[str, list[str]] = {} if near else {"excludes": list(VECTORS)}
         if fields is None:
-            return {"excludes": vectors}
-        needed = [TOKENS_FIELD, TOKENS_NAME_FIELD, *([near] if near else [])]
+            return without
+        needed = list(STORED_FIELDS if near else (TOKENS_FIELD, TOKENS_NAME_FIELD))
         if self.reranker:
             needed += [field.name for field in self.reranker.bundle.description.recipe.fields]
             needed += signals.FIELDS if self.reranker.bundle.description.weights else ()
-        return {"includes": sorted({*fields, *needed}), "excludes": vectors}
-
-    def _weighs_cosines(self, blend: float | None) -> bool:
-        return self.reranker is not None and blend is None and bool(self.reranker.bundle.description.vector_weights)
-
-    def _blend(self) -> float | None:
-        weight = self.settings.search.blend
-        return None if weight < 0 else weight
-
-
-def candidates(hits: Sequence[Hit], vector: Sequence[float] | None, field: str) -> list[Candidate]:
-    """Hits as `rescore` takes them, with the cosine of the query's vector and the one in `field` where they have one.
-
-    Both are of length 1, as shelfrank stores them.
-    """
-    asked = None if vector is None else np.asarray(vector)
-    found = []
-    for hit in hits:
-        stored, cosine = hit.source.get(field), None
-        if asked is not None and isinstance(stored, list) and len(stored) == len(asked):
-            cosine = round(float(asked @ np.asarray(stored, np.float64)), _DECIMALS)
-        found.append(Candidate(hit.id, hit.score, hit.source, cosine))
-    return found
+        return {"includes": sorted({*fields, *needed}), **without}
 
 
 def arrange(hits: Sequence[Hit], outcome: Outcome, first: int = 0, behind: bool = False) -> list[Ranked]:
@@ -216,21 +208,22 @@ def arrange(hits: Sequence[Hit], outcome: Outcome, first: int = 0, behind: bool 
     ranked = []
     for place, at in enumerate([*outcome.order, *range(outcome.window, len(hits))], start=first + 1):
         hit = hits[at]
-        rerank, final = None, hit.score
+        rerank, final, cosine = None, hit.score, None
         if at < outcome.window:
             rerank, final = outcome.rerank[at], outcome.final[at]
+            cosine = outcome.cosines[at] if outcome.cosines else None
         elif outcome.status == "applied" or behind:
             final = -place / MAX_REACH
         scores = {"first_stage": hit.score, "rerank": rerank, "final": final}
-        ranked.append(Ranked(hit.id, place, first + at + 1, scores, hit.source))
+        ranked.append(Ranked(hit.id, place, first + at + 1, scores, hit.source, cosine))
     return ranked
 
 
 def _shown(source: Mapping[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:
-    hidden = {TOKENS_FIELD, TOKENS_NAME_FIELD, "content_hash", *_VECTORS, *(f"{name}_bundle" for name in _VECTORS)}
+    hidden = {"content_hash", *STORED_FIELDS}
     if fields is None:
         return {name: value for name, value in source.items() if name not in hidden}
-    return {name: source[name] for name in fields if name in source and name not in _VECTORS}
+    return {name: source[name] for name in fields if name in source and name not in VECTORS}
 
 
 def _check_bounds(window: int, size: int, start: int) -> None:

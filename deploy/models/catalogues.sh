@@ -1,4 +1,4 @@
-# The two catalogues that the models are made and measured on. Sourced with $root and $run set, by make_bundles.sh here
+# The two catalogues that the models are made and measured on, and the queries that they learn from. Sourced with $root and $run set, by make_bundles.sh here
 # and benchmarks/relevance.sh; not run by itself.
 : "${SHELFRANK_DATA:?set SHELFRANK_DATA to the folder that holds esci/}"
 esci=$SHELFRANK_DATA/esci
@@ -25,4 +25,13 @@ fill() {
         --dead-letter "$run/$1-esci.rejected.jsonl"
     shelfrank ingest "$shop/catalog.csv" --mapping "$shop/catalog.toml" --index "$1-sample" \
         --dead-letter "$run/$1-sample.rejected.jsonl"
+}
+
+# PREFIX COMMAND...: a training command on all graded queries; each takes the splits that it learns from.
+graded() {
+    prefix=$1 graded=$root/deploy/models/graded
+    shift
+    "$@" --index "$prefix-esci" --queries "$graded/esci.queries.tsv" --qrels "$graded/esci.qrels.tsv" \
+        --index "$prefix-sample" --queries "$graded/sample.queries.tsv" --qrels "$graded/sample.qrels.tsv" \
+        --index "$prefix-sample" --queries "$shop/queries.tsv" --qrels "$shop/qrels.tsv"
 }

@@ -156,7 +156,7 @@ def to_depth(run: Run, depth: int = DEPTH) -> Run:
 def trained_on(searcher: Searcher) -> set[str]:
     """Fingerprints of the queries whose judgments a loaded model was trained on."""
     models = [model for model in (searcher.retriever.encoder, searcher.reranker) if model is not None]
-    return {seen for model in models for seen in model.bundle.description.trained_on}
+    return {seen for model in models for seen in model.bundle.description.seen}
 
 
 def seen_in_training(queries: Sequence[Query], fingerprints: Collection[str]) -> list[str]:

@@ -23,10 +23,10 @@ from reranker.evaluation.compare import Gain
 from reranker.evaluation.judgments import Qrels, Query
 from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.evaluation.runs import DEPTH, SHOWN, UNFINISHED, Run, System, in_pool
-from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Outcome, all_known, rescore
-from reranker.retrieval import Hit, bounded, text_query, vector_query
+from reranker.rescore import STORED_FIELDS, Candidate, Outcome, rescore
+from reranker.retrieval import bounded, text_query, vector_query
 from reranker.scoring import CrossEncoder
-from reranker.search import Searcher, candidates
+from reranker.search import Searcher
 from reranker.training.lastmile import Window, fitter, know_cosines
 
 FIELDS = (
@@ -170,7 +170,7 @@ def fetch(searcher: Searcher, index: str, query: str, ids: Sequence[str] = ()) -
     if searcher.retriever.encoder is None:
         raise UsageError("--folds tunes the fusion of words and vectors, and no encoder is loaded.")
     clauses = [{"terms": {"_id": list(ids)}}] if ids else []
-    vector, made_with = searcher.query_vector(index, text, "vector")
+    vector, made_with = searcher.query_vector(index, searcher.vectors(text), "vector")
     bodies = [text_query(text, clauses, fields) for fields in FIELDS]
     bodies.append(vector_query(vector or (), settings.depth, clauses, made_with.field))
     lines: list[Mapping[str, object]] = []
@@ -199,8 +199,7 @@ def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str,
     ids = list(scores)
     recipe = [field.name for field in searcher.reranker.bundle.description.recipe.fields]
     text = bounded(query.text)
-    vector, made_with = searcher.query_vector(index, text, "vector")
-    wanted = sorted({*recipe, *signals.FIELDS, TOKENS_FIELD, TOKENS_NAME_FIELD, made_with.field})
+    wanted = sorted({*recipe, *signals.FIELDS, *STORED_FIELDS})
     head, tail = ids[:window], ids[window:DEPTH]
     got = call(
         lambda: searcher.retriever.client.mget(
@@ -208,13 +207,13 @@ def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str,
         )
     )
     fields = {document["_id"]: document.get("_source") or {} for document in got["docs"]}
-    blend = searcher.settings.search.blend
-    hits = candidates([Hit(key, scores[key], fields[key]) for key in head], vector, made_with.field)
-    outcome = rescore(text, hits, searcher.reranker, None if blend < 0 else blend)
+    hits = [Candidate(key, scores[key], fields[key]) for key in head]
+    weight = searcher.settings.search.weight
+    outcome = rescore(text, hits, searcher.reranker, weight, vectors=searcher.vectors(text))
     rows = np.zeros((0, len(COLUMNS)))
     if outcome.status == "applied":
         first, rerank = (np.array(each, float) for each in ([scores[key] for key in head], outcome.rerank))
-        rows = features(text, [fields[key] for key in head], first, rerank, all_known([hit.cosine for hit in hits]))
+        rows = features(text, [fields[key] for key in head], first, rerank, outcome.known_cosines())
     titles = {key: str(fields[key].get("title", "")) for key in head}
     return _Rescored(head, tail, titles, outcome, rows)
 

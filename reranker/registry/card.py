@@ -19,6 +19,7 @@ def as_plain(bundle: Bundle, origin: Origin, current: bool, log: Sequence[Event]
     """The card as JSON: `bundle.json` without the long list of query fingerprints, and the registry's part."""
     card = msgspec.to_builtins(bundle.description)
     card["trained_on"] = len(bundle.description.trained_on)
+    card["weighed_on"] = len(bundle.description.weighed_on)
     about = {"id": bundle.id, "tokens_id": bundle.tokens_id, "folder": str(bundle.folder), "origin": origin}
     return {**about, "current": current, **card, "log": msgspec.to_builtins(log)}
 
@@ -50,8 +51,8 @@ def _rows(bundle: Bundle, origin: Origin, current: bool, log: Sequence[Event]) -
             f"made for {', '.join(about.languages)} only"
         ),
     )
-    if about.trained_on:
-        yield "has seen", f"{len(about.trained_on)} judged queries; figures on those flatter it"
+    if about.seen:
+        yield "has seen", f"{len(about.seen)} judged queries; figures on those flatter it"
     for name, values in (("training", about.training), ("quality", about.quality)):
         for key, value in _flat(values):
             yield name, f"{key}: {value}"

@@ -115,9 +115,11 @@ def _with_rerankers(
 ) -> dict[str, tuple[Searcher, str]]:
     if task.candidate_index:
         raise UsageError("--candidate-index is for encoders; rerankers are compared on one index.")
-    plain = Searcher.connect(settings, encoder=settings.search.mode != "bm25", reranker=False)
+    by_vector = settings.search.mode != "bm25"
+    weighed = any(bundle.description.vector_weights for bundle in (candidate, current))
+    plain = Searcher.connect(settings, encoder=by_vector or weighed, reranker=False)
     encoder = plain.retriever.encoder
-    if encoder is not None:
+    if by_vector and encoder is not None:
         made_with = _encoder_of(plain, task.index)
         if made_with not in ("", encoder.bundle_id):
             raise ClusterError(
@@ -170,7 +172,7 @@ def _finished(run: Run) -> Check:
 def _warnings(candidate: Bundle, current: Bundle, runs: dict[str, Run], task: Task) -> list[str]:
     told = runs["current"].warnings()
     for name, bundle in (("candidate", candidate), ("current bundle", current)):
-        seen = seen_in_training(task.queries, set(bundle.description.trained_on))
+        seen = seen_in_training(task.queries, set(bundle.description.seen))
         if seen:
             told.append(
                 f"The {name} was trained on {len(seen)} of {len(task.queries)} queries ({some(seen)}): "

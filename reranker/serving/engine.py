@@ -16,8 +16,8 @@ import msgspec
 from indexer.errors import ShelfrankError
 from indexer.settings import Settings
 from reranker.cache import Cache
-from reranker.encoder import Encoder
-from reranker.rescore import Candidate, Outcome, Status, rescore, untouched
+from reranker.encoder import Encoder, QueryVectors
+from reranker.rescore import Candidate, Outcome, Status, rescore, untouched, weighs_cosines
 from reranker.scoring import CrossEncoder
 from reranker.serving.breaker import Breaker
 from reranker.serving.metrics import Metrics
@@ -85,10 +85,10 @@ class Engine:
     def _load_encoder(self) -> None:
         encoder = Encoder.load(self.settings.models)
         encoder.embed_queries(["warm"])
-        self.next_encoder = Encoder.named(self.settings.models.next_encoder, self.settings.models)
-        for each in filter(None, (encoder, self.next_encoder)):
+        following = Encoder.named(self.settings.models.next_encoder, self.settings.models)
+        for each in filter(None, (encoder, following)):
             each.cache = self._cache("query_vectors", self.settings.serve.cache_queries)
-        self.encoder = encoder
+        self.encoder, self.next_encoder = encoder, following
 
     def _cache(self, what: str, size: int) -> Cache[Any] | None:
         """A cache whose looks are counted, None where the settings want none."""
@@ -139,7 +139,8 @@ class Engine:
             return untouched(window, "skipped", reason, reranker)
         try:
             with self.span("rerank"):
-                work = partial(rescore, query, window, reranker, weight, deadline)
+                vectors = QueryVectors(query, self.encoders) if weighs_cosines(reranker, weight) else None
+                work = partial(rescore, query, window, reranker, weight, deadline, vectors)
                 outcome = await self._within(deadline, work, len(window))
         except BusyError as error:
             return untouched(window, "skipped", str(error), reranker)
@@ -147,6 +148,11 @@ class Engine:
             outcome = untouched(window, "timeout", "the deadline came while the window was scored", reranker)
         self.record(bundle, outcome.status, own_deadline)
         return outcome
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The loaded encoders, the one in use first."""
+        return [each for each in (self.encoder, self.next_encoder) if each is not None]
 
     def unavailable(self, bundle: str) -> str:
         """Why a reranker is not to be tried now; empty where it is."""

@@ -19,14 +19,16 @@ from indexer.settings import Settings
 from reranker.documents import renamed
 from reranker.explaining.explained import Language
 from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain_page
-from reranker.rescore import Candidate, Outcome
+from reranker.rescore import Candidate, Outcome, weighs_cosines
 from reranker.retrieval import Filters, Hit
 from reranker.search import Page, arrange
 from reranker.serving import plan as plans
+from reranker.serving import source_filter
 from reranker.serving.engine import DEFAULT, Engine
 from reranker.serving.metrics import Metrics
 from reranker.serving.passing import Answer, Passage
 from reranker.serving.plan import Json, Plan
+from reranker.serving.stored import StoredVectors
 
 STATUS_HEADER = "x-shelfrank-status"
 MAX_SEARCHES = 100  # in one _msearch
@@ -55,17 +57,19 @@ class Gateway:
 
     def __init__(self, passage: Passage, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.passage, self.engine, self.settings, self.metrics = passage, engine, settings, metrics
+        self.stored = StoredVectors(passage, engine)
 
     async def search(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
         """One `_search`. Raises InputError for a wrong `ext.shelfrank` and ClusterError when no answer comes."""
         began = time.monotonic()
         asked = parse_qsl(query, keep_blank_values=True)
         params = dict(asked)
-        plan = self._prepared(plans.read(body, index, self.settings, params), params)
+        plan = await self._prepared(plans.read(body, index, self.settings, params), index, params)
         if plan.skip:
             answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
             return self._untouched(plan, answer, index)
-        rest = urlencode([(name, value) for name, value in asked if name not in _OWN_PARAMS])
+        ours = _OWN_PARAMS if plan.source is None else (*_OWN_PARAMS, *source_filter.PARAMS)
+        rest = urlencode([(name, value) for name, value in asked if name not in ours])
         headers = {"content-type": "application/json", **caller.headers}
         answer = await self.passage.send(method, raw_path, rest, plan.wide, headers, caller.lend)
         if answer.status != 200:
@@ -87,7 +91,7 @@ class Gateway:
         headers, searches = lines[::2], lines[1::2]
         names = [_index_of(header, index) for header in headers]
         prepared = [
-            self._prepared(plans.read(each, name, self.settings, {}), {})
+            await self._prepared(plans.read(each, name, self.settings, {}), name, {})
             for each, name in zip(searches, names, strict=True)
         ]
         sent = [plan.wide or plan.plain for plan in prepared]
@@ -127,11 +131,13 @@ class Gateway:
         lines = [line for pair in zip(headers, bodies, strict=True) for line in pair]
         return await self.passage.send(method, raw_path, query, b"\n".join([*lines, b""]), caller.headers, caller.lend)
 
-    def _prepared(self, plan: Plan, params: Mapping[str, str]) -> Plan:
+    async def _prepared(self, plan: Plan, index: str, params: Mapping[str, str]) -> Plan:
         if plan.skip:
             return plan
         try:
-            return plans.widened(plan, self.engine.reranker(plan.bundle), params)
+            reranker = self.engine.reranker(plan.bundle)
+            vectors = await self.stored.fields(index) if weighs_cosines(reranker, plan.weight) else ()
+            return plans.widened(plan, reranker, params, vectors)
         except ShelfrankError as error:
             plan.skip, plan.status = str(error), "error"
         except (msgspec.DecodeError, AttributeError, RecursionError):
@@ -167,7 +173,7 @@ class Gateway:
         )
         order = [*outcome.order, *range(len(head), len(rows))]
         page = order[plan.start : plan.start + plan.size]
-        hits["hits"] = msgspec.Raw(msgspec.json.encode([_pruned(rows[at], plan.own_fields) for at in page]))
+        hits["hits"] = msgspec.Raw(msgspec.json.encode([_pruned(rows[at], plan) for at in page]))
         parts["hits"] = msgspec.Raw(msgspec.json.encode(hits))
         self.engine.count(index, outcome.status)
         word = outcome.summary()
@@ -231,18 +237,22 @@ def _candidate(at: int, raw: msgspec.Raw, fields: Mapping[str, str]) -> Candidat
     return Candidate(row.id or str(at), row.score or 0.0, renamed(found, fields))
 
 
-def _pruned(raw: msgspec.Raw, own: frozenset[str]) -> Any:
-    """The hit without the fields that only the reranker asked for."""
-    if not own:
+def _pruned(raw: msgspec.Raw, plan: Plan) -> Any:
+    """The hit without what only the reranker asked for."""
+    if not plan.own_fields and plan.source is None:
         return raw
     hit = msgspec.json.decode(raw, type=Json)
     if "fields" in hit:
-        fields = {
-            name: value for name, value in msgspec.json.decode(hit["fields"], type=Json).items() if name not in own
-        }
+        fields = msgspec.json.decode(hit["fields"], type=Json)
+        fields = {name: value for name, value in fields.items() if name not in plan.own_fields}
         hit["fields"] = msgspec.Raw(msgspec.json.encode(fields))
         if not fields:
             del hit["fields"]
+    if plan.source is not None and "_source" in hit:
+        source = plan.source.without(msgspec.json.decode(hit["_source"], type=Json), plan.own_source)
+        hit["_source"] = msgspec.Raw(msgspec.json.encode(source))
+        if not plan.source.shown:
+            del hit["_source"]
     return hit
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import msgspec
 
 from indexer.errors import InputError
+from indexer.mappings import made_by
 from indexer.settings import Policy, Settings
 from reranker import signals
 from reranker.explaining.explained import Language
@@ -16,6 +17,7 @@ from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Status
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder
 from reranker.search import MAX_WINDOW
+from reranker.serving.source_filter import PARAMS, SourceFilter
 
 Json = dict[str, msgspec.Raw]
 
@@ -55,7 +57,8 @@ class Plan(msgspec.Struct):
     """How one search is answered. An empty `skip` means that it is reranked (else `status` says what to call that);
     `plain` is what the client itself asked.
 
-    `start` and `size` are the client's page, `wide` asks for the whole window; `own_fields` are ours in it.
+    `start` and `size` are the client's page, `wide` asks for the whole window; `own_fields` are ours in it. Where it
+    asks for more of `_source` than the client, `source` is the client's filter and `own_source` what was added.
     """
 
     ask: Ask | None
@@ -72,6 +75,8 @@ class Plan(msgspec.Struct):
     bundle: str = ""
     fields: Mapping[str, str] = {}
     own_fields: frozenset[str] = frozenset()
+    source: SourceFilter | None = None
+    own_source: frozenset[str] = frozenset()
 
 
 def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str]) -> Plan:
@@ -119,8 +124,7 @@ def _fill(plan: Plan, parts: Json, policy: Policy, settings: Settings, params: M
     plan.start = _number(params.get("from"), parts.get("from"), 0)
     plan.size = _number(params.get("size"), parts.get("size"), 10)
     plan.window = next(each for each in (ask.window, policy.window, search.window) if each is not None)
-    default = policy.weight if policy.weight is not None else None if search.blend < 0 else search.blend
-    plan.weight = default if ask.weight is None else ask.weight
+    plan.weight = next((each for each in (ask.weight, policy.weight) if each is not None), search.weight)
     deadlines = (ask.deadline_ms, policy.deadline_ms, search.deadline_ms)
     plan.deadline_ms = next(each for each in deadlines if each is not None)
     plan.bundle = ask.bundle or policy.bundle
@@ -141,8 +145,9 @@ def _fill(plan: Plan, parts: Json, policy: Policy, settings: Settings, params: M
         plan.skip = "the search holds no text to rerank by; ext.shelfrank.query can give one"
 
 
-def widened(plan: Plan, reranker: CrossEncoder, params: Mapping[str, str]) -> Plan:
-    """The plan with the request for the whole window, and for the fields that the reranker reads."""
+def widened(plan: Plan, reranker: CrossEncoder, params: Mapping[str, str], vectors: Iterable[str] = ()) -> Plan:
+    """The plan with the request for the whole window, and for the fields that the reranker reads; `vectors` are fields
+    whose vectors its order weighs."""
     parts = msgspec.json.decode(plan.plain, type=Json) if plan.plain.strip() else {}
     parts["from"] = msgspec.Raw(b"0")
     parts["size"] = msgspec.Raw(str(max(plan.window, plan.start + plan.size)).encode())
@@ -154,11 +159,23 @@ def widened(plan: Plan, reranker: CrossEncoder, params: Mapping[str, str]) -> Pl
     own = {name for name in needed if not any(fnmatchcase(name, pattern) for pattern in theirs)}
     asked = msgspec.json.decode(parts["fields"], type=list[msgspec.Raw]) if "fields" in parts else []
     parts["fields"] = msgspec.Raw(msgspec.json.encode([*asked, *sorted(own)]))
-    return msgspec.structs.replace(plan, wide=msgspec.json.encode(parts), own_fields=frozenset(own))
+    # A vector that `_source` leaves out is not among `fields` either, so it is asked for there.
+    stored = {name for field in vectors for name in (field, made_by(field))}
+    source = None
+    if stored and not {"stored_fields"} & {*parts, *params}:
+        source = SourceFilter.read(parts.get("_source"), params)
+        parts["_source"] = msgspec.Raw(msgspec.json.encode(source.with_fields(stored).body()))
+    return msgspec.structs.replace(
+        plan,
+        wide=msgspec.json.encode(parts),
+        own_fields=frozenset(own),
+        source=source,
+        own_source=frozenset(stored),
+    )
 
 
 def _whole_source(parts: Json, params: Mapping[str, str]) -> bool:
-    narrowing = {"_source", "_source_includes", "_source_excludes", "stored_fields"} & set(params)
+    narrowing = {*PARAMS, "stored_fields"} & set(params)
     return not narrowing and "stored_fields" not in parts and bytes(parts.get("_source", b"true")) == b"true"
 
 

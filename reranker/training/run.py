@@ -74,7 +74,7 @@ def train(shops: Sequence[Shop], base: Path, plan: Plan, out: Path, progress: Pr
         quality["note"] = "measured on a twin that was trained without the dev and test queries"
     # The dev queries chose the blend, so they count as seen even where the weights never met them.
     seen = [query.text for shop in shops for query in shop.source.within((*shop.source.learned(plan.refit), "dev"))]
-    before = plan.before.description.trained_on if plan.before else ()
+    before = plan.before.description.seen if plan.before else ()
     description = msgspec.structs.replace(
         bundle.description,
         blend=last.blend,

@@ -113,15 +113,15 @@ def fit_weights(
             f"{len(rows)} judged queries are too few to fit weights on; {2 * _FOLDS} is the least, 50 is a start."
         )
     held_out = lastmile.held_out_values(rows, _FOLDS, seed=0, fitted=fitted)
-    old = lastmile.values(rows, card.last_mile(near))
-    gained = bootstrap_interval(held_out - old, np.random.default_rng(0))
-    report = {
-        "queries": len(rows),
-        "ndcg@10 first stage": round(float(lastmile.values(rows, {FIRST_STAGE: 1.0}).mean()), 4),
-        "ndcg@10 old weights": round(float(old.mean()), 4),
-        "ndcg@10 new weights, held out": round(float(held_out.mean()), 4),
-        "gain, held out": {key: round(getattr(gained, key), 4) for key in ("mean", "low", "high")},
-    }
+    before_it = {"first stage": lastmile.values(rows, {FIRST_STAGE: 1.0})}
+    if not anew:  # else the old weights may be of these very queries
+        before_it["old weights"] = lastmile.values(rows, card.last_mile(near))
+    report: dict[str, Any] = {"queries": len(rows)}
+    for what, values in {**before_it, "new weights, held out": held_out}.items():
+        report[f"ndcg@10 {what}"] = round(float(values.mean()), 4)
+    for what, values in before_it.items():
+        gained = bootstrap_interval(held_out - values, np.random.default_rng(0))
+        report[f"gain over {what}"] = {key: round(getattr(gained, key), 4) for key in ("mean", "low", "high")}
     out.mkdir(parents=True, exist_ok=True)
     for file in card.files:
         shutil.copyfile(bundle.folder / file, out / file)
@@ -132,6 +132,6 @@ def fit_weights(
         weights=found,
         vector_weights=fitted(rows) if near else {},
         quality={**card.quality, "weights": report},
-        trained_on=tuple(sorted({*card.trained_on, *seen})),
+        weighed_on=tuple(sorted(seen if anew else {*card.weighed_on, *seen})),
     )
     return write_description(out, changed), report

@@ -11,7 +11,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -24,6 +24,7 @@ from indexer.embedded import fetch, layout, process
 from indexer.embedded.lock import Artifact, Lock, Module
 from indexer.embedded.lock import load as load_lock
 from indexer.errors import NodeError
+from tests.waiting import until
 
 
 class Repository(ThreadingHTTPServer):
@@ -188,13 +189,6 @@ layout.ensure(msgspec.json.decode(sys.argv[1], type=lock.Lock), Path(sys.argv[2]
 def fetching_process(lock: Lock, cache: Path, repository: Repository) -> subprocess.Popen[bytes]:
     arguments = [msgspec.json.encode(lock).decode(), str(cache), repository.address]
     return subprocess.Popen([sys.executable, "-c", FETCH, *arguments], stderr=subprocess.PIPE)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_fetch_that_is_killed_half_way_leaves_nothing_that_counts(

@@ -95,10 +95,13 @@ def test_cosines_order_the_window_where_the_bundle_weighs_them(
     told = explain(searcher, shop, CHINESE, window=20, size=3, time_limit_ms=0)
     assert [hit.id for hit in told.hits] == ids(page)[:3]
     assert all(hit.terms[0].name == "vector" for hit in told.hits)
-    # Words alone know no cosine, so there the other weights decide.
-    words = searcher.search(shop, CHINESE, mode="bm25", window=20, size=20, deadline_ms=math.inf)
-    assert words.rerank["status"] == "applied"
-    assert all(hit.cosine is None for hit in words.hits)
+    # So they do where words alone find the hits, and a blend that is given has no use for them.
+    words = searcher.search(shop, CHINESE, mode="bm25", window=20, size=20, fields=fields, deadline_ms=math.inf)
+    found = [hit.cosine for hit in words.hits if hit.cosine is not None]
+    assert len(found) == len(words.hits)
+    assert found == sorted(found, reverse=True)
+    blended = searcher.search(shop, CHINESE, window=20, size=20, weight=0.5, deadline_ms=math.inf)
+    assert all(hit.cosine is None for hit in blended.hits)
 
 
 def test_without_reranking_the_first_stage_is_untouched(searcher: Searcher, shop: str) -> None:

@@ -22,6 +22,7 @@ from ingest.reindex.origins import FromFile
 from tests.conftest import HEAP_MB
 from tests.integration.shopper import shopping
 from tests.integration.standin import StandIn
+from tests.waiting import until
 
 NAME = "test-three"
 COUNT = 1500
@@ -108,9 +109,9 @@ def test_nodes_that_die_during_reindex_and_search_and_come_back_lose_nothing(
         check(client)
         three[2].start()
         assert green(client) == "green"
+        until(lambda: shopper.answers > 50)
     assert killed
     assert second != first
     check(client)
     assert client.cluster.health()["number_of_nodes"] == 3
     assert shopper.bad == []
-    assert shopper.answers > 50

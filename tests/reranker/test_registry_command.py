@@ -149,7 +149,7 @@ def test_verify_looks_at_what_is_used_and_at_what_is_named(run: Run, candidate: 
 def test_show_prints_the_card(run: Run) -> None:
     shown = " ".join(run("show", bundles.SHIPPED / "reranker").stdout.split())
     about = bundles.read_description(bundles.SHIPPED / "reranker")
-    tokens, seen = f"{about.recipe.max_tokens} tokens a text", f"{len(about.trained_on)} judged queries"
+    tokens, seen = f"{about.recipe.max_tokens} tokens a text", f"{len(about.seen)} judged queries"
     for part in (about.base_model, about.base_licence, tokens, seen):
         assert part in shown
     answer = json.loads(run("show", bundles.SHIPPED / "encoder", "--json").stdout)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from reranker.blend import unit
+from reranker.encoder import Encoder, QueryVectors
 from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Candidate, Outcome, rescore, stored_tokens
 from reranker.retrieval import Hit
 from reranker.scoring import CrossEncoder, Scores
@@ -115,19 +117,54 @@ def test_the_tail_comes_after_the_window_in_first_stage_order() -> None:
     assert ranked[2].scores["rerank"] is None
 
 
+class Near(QueryVectors):
+    """Reads the cosine from the product."""
+
+    def cosine(self, product: Mapping[str, Any]) -> float | None:
+        return product.get("cosine")
+
+
 def test_cosines_decide_only_where_every_hit_has_one(reranker: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     card = msgspec.structs.replace(
         reranker.bundle.description, weights={"first_stage": 1.0}, vector_weights={"vector": 1.0}
     )
     monkeypatch.setattr(reranker, "bundle", msgspec.structs.replace(reranker.bundle, description=card))
     scoring(reranker, monkeypatch, 0.0, 0.0)
-    window = [Candidate("a", 2.0, {}, cosine=0.1), Candidate("b", 1.0, {}, cosine=0.2)]
-    assert rescore("cup", window, reranker).order == [1, 0]
-    window[0].cosine = None
+    near, window = Near("cup", []), [Candidate("a", 2.0, {"cosine": 0.1}), Candidate("b", 1.0, {"cosine": 0.2})]
+    found = rescore("cup", window, reranker, vectors=near)
+    assert (found.order, found.cosines) == ([1, 0], [0.1, 0.2])
     assert rescore("cup", window, reranker).order == [0, 1]
-    assert rescore("cup", window, reranker, blend=0.0).order == [0, 1]
+    assert rescore("cup", window, reranker, blend=0.0, vectors=near).order == [0, 1]
+    window[0].fields = {}
+    assert rescore("cup", window, reranker, vectors=near).order == [0, 1]
 
 
-def test_values_that_are_all_alike_normalise_to_a_half() -> None:
-    assert unit(np.array([4.0, 4.0])).tolist() == [0.5, 0.5]
-    assert unit(np.array([1.0, 3.0, 2.0])).tolist() == [0.0, 1.0, 0.5]
+def test_an_encoder_that_fails_leaves_the_whole_window_as_it_was(reranker: CrossEncoder) -> None:
+    class Failing(Near):
+        def cosine(self, product: Mapping[str, Any]) -> float | None:
+            raise RuntimeError("no such graph")
+
+    found = rescore("cup", candidates("a", "b"), reranker, vectors=Failing("cup", []))
+    assert (found.status, found.order) == ("error", [0, 1])
+    assert "no such graph" in found.reason
+
+
+def test_a_cosine_is_of_the_first_encoder_that_made_a_vector_of_the_product(encoder: Encoder) -> None:
+    [vector] = encoder.embed_products([{"title": "steel cup"}])
+    [query] = encoder.embed_queries(["cup"])
+    expected = pytest.approx(float(vector.astype(float) @ query.astype(float)), abs=1e-6)
+    stored = {"vector": vector.tolist(), "vector_bundle": encoder.bundle_id}
+    second = {
+        "vector": [0.5],
+        "vector_bundle": "another",
+        "vector_b": stored["vector"],
+        "vector_b_bundle": encoder.bundle_id,
+    }
+    near = QueryVectors("cup", [encoder])
+    assert near.cosine(stored) == expected
+    assert near.cosine(second) == expected
+    assert near.cosine({}) is None
+    assert near.cosine({"vector_bundle": encoder.bundle_id}) is None
+    assert near.cosine({**stored, "vector_bundle": "another"}) is None
+    assert near.cosine({**stored, "vector": [0.5]}) is None
+    assert QueryVectors("cup", []).cosine(stored) is None

@@ -1,9 +1,7 @@
-"""What the tests of the page share: searches as addresses, what a list shows, waiting."""
+"""What the tests of the page share: searches as addresses, what a list shows."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -22,12 +20,4 @@ def searched(text: str, **more: Any) -> str:
 
 def ids(page: Any, of: str = "reranked") -> list[str]:
     found: list[str] = page.eval_on_selector_all(f"#{of} li", "items => items.map(item => item.dataset.id)")
-    return found
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    over = time.monotonic() + 20
-    while not (found := holds()):
-        assert time.monotonic() < over, "it did not come about within 20 s"
-        time.sleep(0.1)
     return found

@@ -6,9 +6,8 @@ import shutil
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from indexer.settings import Serve, Settings
 from reranker.serving.app import create
 from reranker.serving.command import configured
 from tests.serving.browsing import SIZE, WINDOW, Visit
+from tests.waiting import until
 
 
 class Running(msgspec.Struct):
@@ -50,25 +50,19 @@ def running(settings: Settings, wait: bool = True) -> Iterator[Running]:
     trusted = ssl.create_default_context(cafile=serve.tls_cert or None)
     with httpx.Client(base_url=url, timeout=60, trust_env=False, verify=trusted) as client:
         try:
-            _until(lambda: client.get("/healthz").status_code == 200)
+            until(lambda: _answers(client, "/healthz"), "the service did not come up")
             if wait:
-                _until(lambda: client.get("/readyz").status_code == 200)
+                until(lambda: _answers(client, "/readyz"), "the service did not become ready")
             yield Running(url, app, client)
         finally:
             server.should_exit = True
             thread.join(30)
 
 
-def _until(holds: Any) -> None:
-    over = time.monotonic() + 60
-    while True:
-        try:
-            if holds():
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < over, "the service did not come up within 60 s"
-        time.sleep(0.05)
+def _answers(client: httpx.Client, path: str) -> bool:
+    with suppress(httpx.TransportError):
+        return client.get(path).status_code == 200
+    return False
 
 
 def with_serve(settings: Settings, **changes: Any) -> Settings:

@@ -21,6 +21,7 @@ from indexer.settings import Node, Settings
 from reranker import bundle
 from reranker.serving.engine import DEFAULT
 from tests.serving.conftest import Running, running, with_serve
+from tests.waiting import until
 
 pytestmark = pytest.mark.node
 
@@ -184,7 +185,7 @@ def test_a_model_that_is_not_there_is_waited_for(
     (folder / "model.onnx").rename(tmp_path / "aside")
     models = msgspec.structs.replace(patient.models, reranker=str(folder))
     with running(with_serve(msgspec.structs.replace(patient, models=models)), wait=False) as found:
-        wait(lambda: "model.onnx" in found.http.get("/readyz").text)
+        until(lambda: "model.onnx" in found.http.get("/readyz").text)
         assert found.http.get("/readyz").status_code == 503
         answer = found.search(shop, ASKED)
         assert ids(answer.json()) == first_stage
@@ -196,7 +197,7 @@ def test_a_model_that_is_not_there_is_waited_for(
         page = found.http.post("/v1/search", json={"index": shop, "query": "bottle", "mode": "bm25"}).json()
         assert page["rerank"]["status"] == "error"
         (tmp_path / "aside").rename(folder / "model.onnx")
-        wait(lambda: found.http.get("/readyz").status_code == 200)
+        until(lambda: found.http.get("/readyz").status_code == 200)
         assert found.search(shop, ASKED).json()["ext"]["shelfrank"]["status"] == "applied"
 
 
@@ -220,12 +221,5 @@ def test_a_cluster_that_goes_and_comes_back(patient: Settings, own_node: Node) -
         asked = {"index": "things", "query": "cup", "mode": "bm25"}
         assert found.http.post("/v1/search", json=asked).status_code == 502
         nodes.start(own_node)
-        wait(lambda: found.http.get("/readyz").status_code == 200)
+        until(lambda: found.http.get("/readyz").status_code == 200)
         assert found.search("things", body).json()["ext"]["shelfrank"]["status"] == "applied"
-
-
-def wait(holds: Callable[[], bool]) -> None:
-    over = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < over
-        time.sleep(0.05)

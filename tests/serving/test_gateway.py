@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
@@ -9,12 +10,16 @@ import re
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import AuthorizationException, NotFoundError, RequestError
 
+from indexer.errors import ClusterError
 from indexer.settings import Policy, Settings
-from reranker import CrossEncoder, rerank_response
+from reranker import CrossEncoder, Encoder, rerank_response
+from reranker.serving.passing import Answer, Passage
+from reranker.serving.stored import StoredVectors
 from tests.serving.conftest import Running, running, with_serve
 
 ENGLISH = {"query": {"match": {"title": "bottle without straw"}}, "size": 5}
@@ -37,7 +42,12 @@ def ids(answer: Any) -> list[str]:
 
 @pytest.mark.parametrize("body", [ENGLISH, CHINESE])
 def test_an_unmodified_client_gets_reranked_hits(
-    through: OpenSearch, client: OpenSearch, reranker: CrossEncoder, shop: str, body: dict[str, Any]
+    through: OpenSearch,
+    client: OpenSearch,
+    reranker: CrossEncoder,
+    encoder: Encoder,
+    shop: str,
+    body: dict[str, Any],
 ) -> None:
     answer = through.search(index=shop, body=body)
     word = answer["ext"]["shelfrank"]
@@ -47,7 +57,8 @@ def test_an_unmodified_client_gets_reranked_hits(
     query = next(iter(body["query"].values()))
     text = query.get("query") or query["title"]
     whole = client.search(index=shop, body={**body, "size": 50})
-    wanted = rerank_response(whole, text, reranker)
+    wanted = rerank_response(whole, text, reranker, encoder=encoder)
+    assert ids(wanted) != ids(rerank_response(whole, text, reranker))  # which knows no cosines
     assert ids(answer) == ids(wanted)[:5]
     assert [each["scores"] for each in word["hits"]] == [hit["_rerank"] for hit in wanted["hits"]["hits"][:5]]
     assert [each["_id"] for each in word["hits"]] == ids(answer)
@@ -166,6 +177,9 @@ SHAPES: list[dict[str, Any]] = [
     {"_source": False},
     {"_source": ["title"]},
     {"_source": {"excludes": ["bullets", "title"]}},
+    {"_source": {"excludes": ["vec*", "ti*"]}},
+    {"_source": {"include": ["*_bundle", "price"], "exclude": "vector"}},
+    {"_source": "*"},
     {"_source": False, "fields": ["price", "bran*"]},
     {"_source": False, "docvalue_fields": ["price"]},
     {"collapse": {"field": "brand"}},
@@ -193,6 +207,61 @@ def test_each_hit_is_what_the_client_asked_for(
     # The order does not depend on what the client wants to see of each hit.
     if not {"collapse", "min_score"} & set(shape):
         assert ids(ours) == ids(service.search(shop, {"query": body["query"], "size": 8}).json())
+
+
+@pytest.mark.parametrize("path", ["", "{shop}/", "{shop},no-such-*/", "test-sho*/"])
+def test_cosines_are_known_however_the_index_is_named(service: Running, shop: str, path: str) -> None:
+    body = {**ENGLISH, "_source": False, "ext": {"shelfrank": {"explain": True}}}
+    answer = service.http.post(f"/{path.format(shop=shop)}_search", json=body).json()
+    told = answer["ext"]["shelfrank"]["explained"]["hits"]
+    assert all("vector" in {term["name"] for term in hit["terms"]} for hit in told)
+    assert all("fields" not in hit for hit in answer["hits"]["hits"])
+
+
+class Silent(Passage):
+    """A cluster that tells the service nothing of its indexes."""
+
+    status = 403
+    asked = 0
+
+    async def send(self, *arguments: Any, **more: Any) -> Answer:
+        self.asked += 1
+        if self.status == 0:
+            raise ClusterError("OpenSearch cannot be reached")
+        return Answer(self.status, {}, b"[]")
+
+
+@pytest.mark.parametrize("status", [403, 200, 0])
+def test_a_cluster_that_does_not_tell_what_its_vectors_are_is_asked_once(
+    patient: Settings, node: str, service: Running, shop: str, status: int
+) -> None:
+    async def twice() -> list[frozenset[str]]:
+        stored = StoredVectors(passage, service.app.state.engine)
+        found = [await stored.fields(shop) for _ in range(2)]
+        await passage.close()
+        return found
+
+    passage = Silent(msgspec.structs.replace(patient.cluster, url=node))
+    passage.status = status
+    assert asyncio.run(twice()) == [frozenset(), frozenset()]
+    assert passage.asked == 1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "_source=false",
+        "_source=title,price",
+        "_source_excludes=vector,price",
+        "_source_includes=ti*&_source_excludes=b*",
+    ],
+)
+def test_fields_chosen_in_the_address_are_those_that_come(service: Running, node: str, shop: str, params: str) -> None:
+    ours = service.http.post(f"/{shop}/_search?{params}", json=ENGLISH).json()
+    whole = httpx.post(f"{node}/{shop}/_search?{params}", json={**ENGLISH, "size": 50}).json()
+    by_id = {hit["_id"]: hit for hit in whole["hits"]["hits"]}
+    assert ours["hits"]["hits"] == [by_id[hit["_id"]] for hit in ours["hits"]["hits"]]
+    assert ids(ours) == ids(service.search(shop, ENGLISH).json())
 
 
 def test_many_searches_in_one_request(service: Running, through: OpenSearch, shop: str) -> None:

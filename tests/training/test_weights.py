@@ -53,9 +53,9 @@ def test_a_bundle_with_new_weights_is_whole_and_knows_what_it_saw(
     assert set(bundle.description.weights) == set(WITHOUT_VECTOR)
     assert set(bundle.description.vector_weights) == set(COLUMNS)
     assert bundle.description.vector_weights["vector"] != 0
-    assert {fingerprint(query.text) for query in judged} <= set(bundle.description.trained_on)
+    assert {fingerprint(query.text) for query in judged} <= set(bundle.description.weighed_on)
     assert answer["queries"] == 12
-    assert answer["gain, held out"]["low"] <= answer["gain, held out"]["mean"] <= answer["gain, held out"]["high"]
+    assert answer["gain over old weights"]["low"] <= answer["gain over old weights"]["mean"]
     assert isinstance(run("--json").exception, UsageError)  # the folder is not empty
 
 

@@ -27,6 +27,7 @@ from indexer import client as clusters
 from indexer.settings import load
 from indexer.terminal import emit_json, err, out
 from reranker.documents import rerank_response
+from reranker.encoder import Encoder
 from reranker.evaluation.compare import ESCI_GAINS, difference, measure, parse_gains
 from reranker.evaluation.judgments import of_split, read_qrels, read_queries
 from reranker.scoring import CrossEncoder
@@ -89,7 +90,7 @@ def _ways(index: str, service: str, pipeline: str) -> dict[str, Way]:
     settings = load()
     client = clusters.connect(settings)
     gateway = OpenSearch(hosts=[service], timeout=60)
-    reranker = CrossEncoder.load(settings.models)
+    reranker, encoder = CrossEncoder.load(settings.models), Encoder.load(settings.models)
     fields = settings.search.text_fields.split(",")
 
     def body(query: str, size: int, **more: Any) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def _ways(index: str, service: str, pipeline: str) -> dict[str, Way]:
         return client.search(index=index, body=body(query, SIZE))
 
     def python_call(query: str) -> Mapping[str, Any]:
-        found = client.search(index=index, body=body(query, WINDOW))
-        return rerank_response(found, query, reranker, deadline_ms=PATIENCE_MS)
+        found = client.search(index=index, body=body(query, WINDOW, _source=True))
+        return rerank_response(found, query, reranker, deadline_ms=PATIENCE_MS, encoder=encoder)
 
     def through_gateway(query: str) -> Mapping[str, Any]:
         ask = {"shelfrank": {"query": query, "window": WINDOW, "deadline_ms": PATIENCE_MS}}

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import settings as config
-from reranker.blend import COLUMNS, FIRST_STAGE, RERANK
+from reranker import signals
+from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, VECTOR
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
@@ -49,13 +50,14 @@ def main() -> None:
     options = parser.parse_args()
     searcher = Searcher.connect(config.load())
     fitted = [each for shop in options.fit for each in windows(shop, "dev", options.window, searcher)]
-    signals = [name for name in COLUMNS if name not in (FIRST_STAGE, RERANK)]
     rows = {
         "all parts": COLUMNS,
         "first stage and reranker": (FIRST_STAGE, RERANK),
-        "without the reranker": tuple(name for name in COLUMNS if name != RERANK),
-        "reranker and signals": tuple(name for name in COLUMNS if name != FIRST_STAGE),
-        **{f"without {name}": tuple(other for other in COLUMNS if other != name) for name in signals},
+        "first stage, reranker and cosines": (FIRST_STAGE, RERANK, VECTOR),
+        "first stage and signals": (FIRST_STAGE, *signals.NAMES),
+        "first stage, cosines and signals": (FIRST_STAGE, *signals.NAMES, VECTOR),
+        "reranker and signals": (RERANK, *signals.NAMES),
+        **{f"all without {name}": tuple(other for other in COLUMNS if other != name) for name in COLUMNS},
     }
     weights = {name: lastmile.fit(fitted, columns=columns) for name, columns in rows.items()}
     print("weights of all parts: " + ", ".join(f"{name} {value:.2f}" for name, value in weights["all parts"].items()))
@@ -67,8 +69,9 @@ def main() -> None:
         print(f"\n{name}: {len(test)} queries, fitted on {len(fitted)} others, window {options.window}")
         print("| parts | nDCG@10 | minus first stage (95 %) | minus all parts (95 %) |\n|---|---|---|---|")
         print(f"| first stage | {first.mean():.4f} | | {told(first, whole)} |")
-        alone = lastmile.values(test, {RERANK: 1.0})
-        print(f"| reranker alone | {alone.mean():.4f} | {told(alone, first)} | {told(alone, whole)} |")
+        for row, column in (("reranker alone", RERANK), ("cosines alone", VECTOR)):
+            alone = lastmile.values(test, {column: 1.0})
+            print(f"| {row} | {alone.mean():.4f} | {told(alone, first)} | {told(alone, whole)} |")
         for row, chosen in weights.items():
             found = lastmile.values(test, chosen)
             print(f"| {row} | {found.mean():.4f} | {told(found, first)} | {told(found, whole)} |")

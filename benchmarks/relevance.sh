@@ -24,7 +24,7 @@ measure() {
         --qrels "$judged/qrels.tsv" --systems bm25,vector,hybrid --folds 5 --run-dir "$run/$name-untrained" \
         --json "$@" > "$run/$name-untrained.json"
     shelfrank evaluate --index "relevance-$index" --queries "$judged/queries.tsv" --qrels "$judged/qrels.tsv" \
-        --systems vector,hybrid,rerank --folds 5 --also-gains 3:1,2:0.01,1:0.1,0:0 \
+        --systems bm25,vector,hybrid,rerank:bm25,rerank --folds 5 --also-gains 3:1,2:0.01,1:0.1,0:0 \
         --run "untrained-vector=$run/$name-untrained/vector.run" \
         --run "untrained-hybrid=$run/$name-untrained/hybrid.run" \
         --run "untrained-fusion-tuned=$run/$name-untrained/fusion-tuned.run" --baseline untrained-fusion-tuned \

@@ -8,6 +8,7 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 run=${RUN_FOLDER:-$root/runs/relevance}
+export COLUMNS=160 # of the tables
 . "$root/deploy/models/catalogues.sh"
 
 untrained fill relevance-untrained
@@ -29,7 +30,9 @@ measure() {
         --run "untrained-hybrid=$run/$name-untrained/hybrid.run" \
         --run "untrained-fusion-tuned=$run/$name-untrained/fusion-tuned.run" --baseline untrained-fusion-tuned \
         --run-dir "$run/$name" --html "$run/$name.html" "$@" > "$run/$name.txt"
-    cat "$run/$name.txt"
+    shelfrank evaluate --systems "" --queries "$judged/queries.tsv" --qrels "$judged/qrels.tsv" --baseline bm25 \
+        --run "bm25=$run/$name/bm25.run" --run "bm25-reranked=$run/$name/rerank-bm25.run" "$@" > "$run/$name-bm25.txt"
+    cat "$run/$name.txt" "$run/$name-bm25.txt"
 }
 measure esci esci "$esci"
 measure esci-judged esci "$esci" --protocol judged

@@ -21,7 +21,8 @@ def opened(browser: Browser, url: str, query: str, locale: str) -> Page:
     page = browser.new_page(viewport=SIZE, locale=locale)  # type: ignore[arg-type]
     page.goto(f"{url}/_shelfrank/?q={quote(query)}")
     page.wait_for_selector("#reranked li")
-    page.click("#form button[type=submit]")
+    with page.expect_response("**/v1/search"):
+        page.click("#form button[type=submit]")
     page.wait_for_selector("main[aria-busy=false] .pill.applied")
     return page
 

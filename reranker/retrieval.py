@@ -138,8 +138,8 @@ class Retriever:
         if self.capabilities.neural_search:
             body = self._hybrid(words, nearest, start, count, source)
             return self._limited(self._search(index, body, preference))
-        found = self._fused(index, words, nearest, source, preference)
-        return self._limited(msgspec.structs.replace(found, hits=found.hits[start : start + count]))
+        found = self._fused(index, words, nearest, preference)
+        return self._limited(self._brought(index, found, found.hits[start : start + count], source, preference))
 
     def _hybrid(
         self, text: dict[str, Any], nearest: dict[str, Any], start: int, count: int, source: Any
@@ -179,14 +179,13 @@ class Retriever:
         index: str,
         text: dict[str, Any],
         nearest: dict[str, Any],
-        source: Any,
         preference: str,
     ) -> Retrieved:
         depth = self.settings.depth
         lines: list[dict[str, Any]] = []
         for query in (text, nearest):
             # Not sorted by id: the server's own fusion ranks hits of equal score as they lie in the index.
-            body = {"query": query, "size": depth, "_source": source}
+            body = {"query": query, "size": depth, "_source": False}
             lines += [{"index": index, "preference": preference}, body]
 
         def ask() -> Retrieved:
@@ -211,6 +210,19 @@ class Retriever:
         indexes = frozenset[str]().union(*(each.indexes for each in read))
         failed = max(each.failed_shards for each in read)
         return Retrieved(hits, len(fused), indexes, failed, any(each.again for each in read))
+
+    def _brought(self, index: str, found: Retrieved, hits: Sequence[Hit], source: Any, preference: str) -> Retrieved:
+        """What was found, of it only these hits, with their fields; one that was deleted meanwhile is left out."""
+        if not hits:
+            return msgspec.structs.replace(found, hits=[])
+        body = {"query": {"ids": {"values": [hit.id for hit in hits]}}, "size": len(hits), "_source": source}
+        brought = self._search(index, body, preference)
+        sources = {hit.id: hit.source for hit in brought.hits}
+        return msgspec.structs.replace(
+            found,
+            hits=[msgspec.structs.replace(hit, source=sources[hit.id]) for hit in hits if hit.id in sources],
+            failed_shards=max(found.failed_shards, brought.failed_shards),
+        )
 
     def _limited(self, found: Retrieved) -> Retrieved:
         return msgspec.structs.replace(found, total=min(found.total, self.settings.depth))

@@ -250,7 +250,7 @@ def test_a_search_that_a_shard_did_not_answer_is_asked_once_more(
     capabilities = replace(searcher.retriever.capabilities, neural_search=neural_search)
     retriever = Retriever(client, capabilities, searcher.settings.search, searcher.retriever.encoder)
     page = Searcher(retriever, searcher.reranker, searcher.settings).search(shop, ENGLISH, mode="hybrid")
-    assert len(asked) == 2
+    assert asked.count("search" if neural_search else "msearch") == 2
     assert page.failed_shards == times - 1
     assert [hit.id for hit in page.hits[:1]] == ([expected] if times == 1 else [])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reranker.blend import COLUMNS
 from reranker.serving.page_files import FOLDER
 from tests.serving.browsing import CHINESE, ENGLISH, Visit, searched
 from tests.serving.conftest import Running
@@ -154,6 +155,7 @@ def test_both_languages_have_every_text(visit: Visit) -> None:
         assert blanks[0] == blanks[1], key
         assert text.strip()
         assert chinese[key].strip()
+    assert {f"term_{name}" for name in COLUMNS} <= set(english)
     sources = "".join(file.read_text("utf-8") for file in FOLDER.iterdir())
     used = set(re.findall(r"""(?:\btext\(|data-(?:text|label|hint)=)"(\w+)\"""", sources))
     assert len(used) > 50

@@ -152,6 +152,7 @@ export default {
   term_category: "Category of the best hits",
   term_color: "Colour",
   term_price: "Price out of bounds",
+  term_vector: "Nearness of its vector",
   feedback: "Was this a good result?",
   thanks: "Noted, thank you.",
   unkept: "It could not be noted.",

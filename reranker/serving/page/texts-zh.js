@@ -152,6 +152,7 @@ export default {
   term_category: "与靠前结果同类目",
   term_color: "颜色",
   term_price: "价格超出范围",
+  term_vector: "语义接近程度",
   feedback: "这个结果好吗？",
   thanks: "已记录，谢谢。",
   unkept: "未能记录。",

@@ -27,7 +27,7 @@ from reranker.search import Searcher
 from reranker.text import product_ids, query_ids
 from reranker.training import checkpoint, data, export, finetune, lastmile
 from reranker.training.recipes import RERANKER
-from reranker.training.shops import Shop, window_of
+from reranker.training.shops import Shop, window_of, words_window_of
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
 _PARITY_PAIRS = 200
@@ -203,11 +203,14 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
     """
     reranker = CrossEncoder(bundle, Models())
     found: dict[str, list[tuple[str, lastmile.Window]]] = {"dev": [], "test": []}
+    words: list[lastmile.Window] = []
     for shop in shops:
         searcher = Searcher(shop.searcher.retriever, reranker, shop.searcher.settings)
         for split, rows in found.items():
             for query in shop.source.within((split,)):
                 rows.append((shop.source.index, window_of(shop.source, searcher, query, plan.gain, plan.window)))
+                if split == "dev":
+                    words += words_window_of(shop.source, searcher, query, plan.gain, plan.window)
     dev = [window for _, window in found["dev"]]
     card = plan.before.description if plan.before else None
     blend, weights, vector_weights = (card.blend, card.weights, card.vector_weights) if card else (0.0, {}, {})
@@ -224,7 +227,7 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
             "ndcg@10 weights, held out": _rounded(held_out.mean()),
         }
         if card or held_out.mean() > max(means):
-            weights, vector_weights = lastmile.fitter(card, cosines=False)(dev), fitted(dev) if near else {}
+            weights, vector_weights = lastmile.fitter(card, cosines=False)([*dev, *words]), fitted(dev) if near else {}
     for index in sorted({name for name, _ in found["test"]}):
         test = [window for name, window in found["test"] if name == index]
         report[index] = {

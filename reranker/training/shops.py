@@ -101,11 +101,24 @@ def read_products(client: OpenSearch, index: str, fields: Sequence[str]) -> dict
     return dict(sorted(products.items()))
 
 
-def window_of(source: Source, searcher: Searcher, query: Query, gain: Gain, window: int) -> Window:
+def words_window_of(source: Source, searcher: Searcher, query: Query, gain: Gain, window: int) -> list[Window]:
+    """BM25's window of a query where the shop's mode is another, else none.
+
+    For the weights that know no cosine: where no vectors are at hand, the first stage is mostly BM25's.
+    """
+    if searcher.settings.search.mode == "bm25":
+        return []
+    return [window_of(source, searcher, query, gain, window, mode="bm25")]
+
+
+def window_of(
+    source: Source, searcher: Searcher, query: Query, gain: Gain, window: int, mode: str | None = None
+) -> Window:
     """One query's window with everything that the last mile may weigh, from one scoring."""
     page = searcher.search(
         source.index,
         query.text,
+        mode=mode,
         window=window,
         size=window,
         fields=list(signals.FIELDS),

@@ -16,15 +16,17 @@ from indexer.errors import InputError, UsageError
 from indexer.terminal import emit_json, err, progress
 from reranker.blend import FIRST_STAGE
 from reranker.bundle import Bundle, fingerprint, write_description
+from reranker.cache import Cache
 from reranker.evaluation.compare import ESCI_GAINS, Gain, parse_gains
 from reranker.evaluation.judgments import of_split, read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
 from reranker.search import Searcher
 from reranker.training import lastmile
-from reranker.training.shops import Source, paired, window_of
+from reranker.training.shops import Source, paired, window_of, words_window_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDS = 5
+_KEPT_SCORES = 10_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,13 +102,15 @@ def fit_weights(
     assert searcher.reranker is not None
     bundle = searcher.reranker.bundle
     card = bundle.description
-    rows = []
+    rows, words = [], []
+    searcher.reranker.cache = searcher.reranker.cache or Cache(_KEPT_SCORES)  # both windows have many hits in common
     for source in sources:
         for query in source.queries:
             rows.append(window_of(source, searcher, query, gain, window))
+            words += words_window_of(source, searcher, query, gain, window)
             on_query()
     near, before = lastmile.know_cosines(rows), None if anew else card
-    found = lastmile.fitter(before, cosines=False)(rows)
+    found = lastmile.fitter(before, cosines=False)([*rows, *words])
     fitted = lastmile.fitter(before, near)
     if not found or len(rows) < 2 * _FOLDS:
         raise InputError(

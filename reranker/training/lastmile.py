@@ -26,11 +26,15 @@ _DECIMALS = 4
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A query's candidates in first-stage order: ids, features float64 [n, len(COLUMNS)], gains of judged ids."""
+    """A query's candidates in first-stage order: ids, features float64 [n, len(COLUMNS)], gains of judged ids.
+
+    Windows of the same `query` are held out together; an empty one is no other window's.
+    """
 
     ids: tuple[str, ...]
     features: NDArray[np.float64]
     gains: Mapping[str, float]
+    query: str = ""
 
     def targets(self) -> NDArray[np.float64]:
         """Gain of each candidate, NaN where nobody judged it."""
@@ -87,24 +91,30 @@ def refit(
     folds: int = 5,
     seed: int = 13,
 ) -> dict[str, float]:
-    """Weights that hold on to `start` as firmly as held-out windows like best; `start` itself where that is best.
+    """Weights that hold on to `start` as firmly as held-out windows allow, `start` itself where they allow that.
 
-    For a shop with some dozen judged queries of its own, and weights that many other queries gave.
+    Of all degrees of firmness whose held-out loss lies within one standard error of the least one, over folds, it is
+    the firmest: a dozen queries must not throw away what hundreds have taught. For a shop with some dozen judged
+    queries of its own, and weights that many other queries gave.
     """
     usable = [window for window in windows if _Judged.of([window], range(len(COLUMNS))) is not None]
-    if len(usable) < 2 * folds:
+    if len(_by_query(usable)) < 2 * folds:
         return dict(start)
     parts = [
-        ([usable[at] for at in others], [usable[at] for at in part])
-        for others, part in _folds(len(usable), folds, seed)
+        ([usable[at] for at in others], [usable[at] for at in part]) for others, part in _folds(usable, folds, seed)
     ]
-    losses = {
-        ridge: sum(_loss(part, fit(others, ridge, columns, start)) * len(part) for others, part in parts)
-        for ridge in RIDGES
-    }
-    kept = sum(_loss(part, start) * len(part) for _, part in parts)
-    ridge = min(losses, key=lambda each: losses[each])
-    return fit(usable, ridge, columns, start) if losses[ridge] < kept else dict(start)
+    firmest_first = (None, *sorted(RIDGES, reverse=True))  # None: not at all free
+    losses = np.array(
+        [
+            [_loss(part, start if ridge is None else fit(others, ridge, columns, start)) for others, part in parts]
+            for ridge in firmest_first
+        ]
+    )
+    sizes = np.array([len(part) for _, part in parts])
+    more = losses - losses[int(np.argmin(losses @ sizes))]  # than the best degree, fold by fold
+    allowed = more @ sizes / sizes.sum() <= more.std(axis=1, ddof=1) / np.sqrt(folds)
+    ridge = firmest_first[int(np.argmax(allowed))]
+    return dict(start) if ridge is None else fit(usable, ridge, columns, start)
 
 
 def fitter(before: Description | None, cosines: bool) -> Callable[[Sequence[Window]], dict[str, float]]:
@@ -133,16 +143,26 @@ def held_out_values(
 ) -> NDArray[np.float64]:
     """nDCG@10 of each window under weights that were `fitted` without it: float64 [windows]."""
     found = np.zeros(len(windows))
-    for others, part in _folds(len(windows), folds, seed):
+    for others, part in _folds(windows, folds, seed):
         found[part] = values([windows[at] for at in part], fitted([windows[at] for at in others]))
     return found
 
 
-def _folds(count: int, folds: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Positions to fit on and positions left out, for each fold."""
-    order = np.random.default_rng(seed).permutation(count)
+def _by_query(windows: Sequence[Window]) -> list[list[int]]:
+    """Positions of each query's windows."""
+    found: dict[str | int, list[int]] = {}
+    for at, window in enumerate(windows):
+        found.setdefault(window.query or at, []).append(at)
+    return list(found.values())
+
+
+def _folds(windows: Sequence[Window], folds: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Positions to fit on and positions left out, for each fold over queries."""
+    queries = _by_query(windows)
+    order = np.random.default_rng(seed).permutation(len(queries))
     for part in (order[at::folds] for at in range(folds)):
-        yield np.setdiff1d(order, part), part
+        left_out = np.array([at for query in part for at in queries[query]], np.int64)
+        yield np.setdiff1d(np.arange(len(windows)), left_out), left_out
 
 
 class _Judged(msgspec.Struct, frozen=True):

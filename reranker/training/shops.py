@@ -125,11 +125,11 @@ def window_of(
         deadline_ms=float("inf"),
         cosines=True,
     )
-    gains = source.gains(query, gain)
+    gains, name = source.gains(query, gain), f"{source.index}/{query.id}"
     hits = sorted(page.hits, key=lambda hit: hit.first_stage_rank)
     if not hits:
-        return Window((), np.zeros((0, len(COLUMNS))), gains)
+        return Window((), np.zeros((0, len(COLUMNS))), gains, name)
     first, rerank = (np.array([hit.scores[name] for hit in hits], float) for name in (FIRST_STAGE, RERANK))
     cosines = all_known([hit.cosine for hit in hits])
     rows = features(bounded(query.text), [hit.source for hit in hits], first, rerank, cosines)
-    return Window(tuple(hit.id for hit in hits), rows, gains)
+    return Window(tuple(hit.id for hit in hits), rows, gains, name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -105,3 +108,17 @@ def test_held_on_to_firmly_the_weights_stay_where_they_started() -> None:
     held = fit([window(seed) for seed in range(30)], 1e6, start={"brand": 2.0, "rerank": -1.0})
     assert (held["brand"], held["rerank"]) == pytest.approx((2.0, -1.0), abs=1e-3)
     assert held["title_match"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_windows_of_one_query_are_held_out_together() -> None:
+    made = [msgspec.structs.replace(window(seed), query=f"q{seed}") for seed in range(12)]
+    names = {each.query for each in made}
+    left_out: list[set[str]] = []
+
+    def fitted(others: Sequence[Window]) -> dict[str, float]:
+        left_out.append(names - {each.query for each in others})
+        return {"rerank": 1.0}
+
+    assert len(held_out_values([*made, *made], fitted=fitted)) == 24
+    assert sorted(map(len, left_out)) == [2, 2, 2, 3, 3]
+    assert set.union(*left_out) == names

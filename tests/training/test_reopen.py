@@ -135,7 +135,7 @@ def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path:
         assert new.tokens_id == old.tokens_id or kind == "encoder"
         assert card.base_model == old.description.base_model
         assert card.training["before"]["bundle"] == old.id
-        assert set(card.trained_on) == {*old.description.trained_on, *(fingerprint(query.text) for query in few)}
+        assert set(card.trained_on) == {*old.description.seen, *(fingerprint(query.text) for query in few)}
     made = bundles.verify(tmp_path / "reranker/measured/bundle", "reranker").description
     for cosines in (True, False):
         assert made.last_mile(cosines) == shipped("reranker").description.last_mile(cosines)

@@ -28,8 +28,6 @@ from reranker.search import Searcher
 from reranker.training import lastmile, shops
 from reranker.training.lastmile import Window
 
-FOLDS = 5
-
 
 def windows(shop: Sequence[str], split: str, window: int, searcher: Searcher) -> list[Window]:
     """Windows of a shop's queries of one split (all of them where its file has no splits)."""
@@ -44,17 +42,6 @@ def windows(shop: Sequence[str], split: str, window: int, searcher: Searcher) ->
 def told(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
     found = bootstrap_interval(values - baseline, np.random.default_rng(0))
     return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
-
-
-def in_folds(others: Sequence[Window], test: Sequence[Window]) -> NDArray[np.float64]:
-    """nDCG@10 of each tested window under weights fitted on the others and on the other folds."""
-    folds = np.random.default_rng(5).permutation(len(test)) % FOLDS
-    found = np.zeros(len(test))
-    for fold in range(FOLDS):
-        part = np.flatnonzero(folds == fold)
-        weights = lastmile.fit([*others, *(test[at] for at in np.flatnonzero(folds != fold))])
-        found[part] = lastmile.values([test[at] for at in part], weights)
-    return found
 
 
 def main() -> None:
@@ -93,7 +80,7 @@ def main() -> None:
         for row, chosen in {**weights, **current}.items():
             found = lastmile.values(test, chosen)
             print(f"| {row} | {found.mean():.4f} | {told(found, first)} | {told(found, whole)} |")
-        found = in_folds(fitted, test)
+        found = lastmile.held_out_values(test, fitted=lambda some: lastmile.fit([*fitted, *some]))
         print(f"| all parts, other folds too | {found.mean():.4f} | {told(found, first)} | {told(found, whole)} |")
 
 

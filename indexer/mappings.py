@@ -49,6 +49,7 @@ _UNITS = {
 # The fields that hold vectors: of the encoder, and of a second one while two are compared.
 VECTOR = "vector"
 SECOND_VECTOR = "vector_b"
+VECTORS = (VECTOR, SECOND_VECTOR)
 
 
 def made_by(field: str) -> str:

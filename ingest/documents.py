@@ -39,9 +39,8 @@ PRODUCT_FIELDS = (
 )
 # What updates may set by themselves: it changes often, and no model that ships reads it.
 OFFER_FIELDS = ("price", "currency", "stock", "rating", "rating_count")
-VECTOR_FIELDS = (mappings.VECTOR, mappings.SECOND_VECTOR)
 MADE_FIELDS = frozenset({"vector", "vector_bundle", "rerank_tokens", "rerank_bundle", "content_hash"})
-_SECOND_FIELDS = frozenset({mappings.SECOND_VECTOR, f"{mappings.SECOND_VECTOR}_bundle"})
+_SECOND_FIELDS = frozenset({mappings.SECOND_VECTOR, mappings.made_by(mappings.SECOND_VECTOR)})
 
 
 class Encoder(Protocol):
@@ -122,7 +121,7 @@ def stored_entry(source: Mapping[str, Any]) -> Entry:
 def digest_by(entry: Entry, made: Mapping[str, Any]) -> str:
     """The hash of an entry's document, if its vector and token ids are of the bundles that `made` names."""
     bundles = [made["vector_bundle"], made["rerank_bundle"], mappings.FORMAT]
-    if second := made.get(f"{mappings.SECOND_VECTOR}_bundle"):
+    if second := made.get(mappings.made_by(mappings.SECOND_VECTOR)):
         bundles.append(second)
     content = [entry.product, entry.flags, entry.near_duplicate_of, bundles]
     return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=16).hexdigest()
@@ -146,8 +145,8 @@ class Maker:
             )
         self.encoder, self.tokens, self.second = encoder, tokens, second
         # The field of vectors -> who makes them.
-        self.encoders = dict(zip(VECTOR_FIELDS, [encoder, second] if second else [encoder], strict=False))
-        self._names = {f"{field}_bundle": each.bundle_id for field, each in self.encoders.items()}
+        self.encoders = dict(zip(mappings.VECTORS, [encoder, second] if second else [encoder], strict=False))
+        self._names = {mappings.made_by(field): each.bundle_id for field, each in self.encoders.items()}
         self._names["rerank_bundle"] = tokens.tokens_id
         self.reads = tokens.fields.union(*(each.fields for each in self.encoders.values()))
 
@@ -226,8 +225,8 @@ class Maker:
 
 def _kept(entry: Entry, encoder: Encoder) -> list[float] | None:
     """The stored vector of an encoder, in whichever field it was."""
-    for name in VECTOR_FIELDS:
-        if entry.made.get(f"{name}_bundle") == encoder.bundle_id:
+    for name in mappings.VECTORS:
+        if entry.made.get(mappings.made_by(name)) == encoder.bundle_id:
             kept: list[float] = entry.made[name]
             return kept
     return None

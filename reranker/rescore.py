@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.mappings import SECOND_VECTOR, VECTOR, made_by
+from indexer.mappings import VECTORS, made_by
 from reranker.blend import blended, weighed
 from reranker.encoder import QueryVectors
 from reranker.scoring import CrossEncoder
@@ -18,7 +18,6 @@ from reranker.text import unpack_ids
 
 TOKENS_FIELD = "rerank_tokens"
 TOKENS_NAME_FIELD = "rerank_bundle"
-VECTORS = (VECTOR, SECOND_VECTOR)
 # What ingest stored with a product for its order, beside the fields that models and signals read.
 STORED_FIELDS = (TOKENS_FIELD, TOKENS_NAME_FIELD, *VECTORS, *map(made_by, VECTORS))
 

@@ -18,7 +18,6 @@ from reranker.rescore import (
     STORED_FIELDS,
     TOKENS_FIELD,
     TOKENS_NAME_FIELD,
-    VECTORS,
     Candidate,
     Outcome,
     remaining_until,
@@ -188,7 +187,7 @@ class Searcher:
 
     def _wanted(self, fields: Sequence[str] | None, near: bool) -> dict[str, list[str]]:
         """What to bring of each hit: the fields to show and to read, and its vectors where they are to be compared."""
-        without: dict[str, list[str]] = {} if near else {"excludes": list(VECTORS)}
+        without: dict[str, list[str]] = {} if near else {"excludes": list(mappings.VECTORS)}
         if fields is None:
             return without
         needed = list(STORED_FIELDS if near else (TOKENS_FIELD, TOKENS_NAME_FIELD))
@@ -223,7 +222,7 @@ def _shown(source: Mapping[str, Any], fields: Sequence[str] | None) -> dict[str,
     hidden = {"content_hash", *STORED_FIELDS}
     if fields is None:
         return {name: value for name, value in source.items() if name not in hidden}
-    return {name: source[name] for name in fields if name in source and name not in VECTORS}
+    return {name: source[name] for name in fields if name in source and name not in mappings.VECTORS}
 
 
 def _check_bounds(window: int, size: int, start: int) -> None:

@@ -1,5 +1,5 @@
-# The two catalogues that the models are made and measured on, and the queries that they learn from. Sourced with $root and $run set, by make_bundles.sh here
-# and benchmarks/relevance.sh; not run by itself.
+# The two catalogues that the models are made and measured on, and the queries that they learn from. Sourced with $root
+# and $run set, by make_bundles.sh here and benchmarks/relevance.sh; not run by itself.
 : "${SHELFRANK_DATA:?set SHELFRANK_DATA to the folder that holds esci/}"
 esci=$SHELFRANK_DATA/esci
 shop=$root/ingest/sample_shop

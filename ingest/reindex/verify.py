@@ -17,7 +17,7 @@ from indexer.client import capabilities
 from indexer.errors import ClusterError
 from indexer.patience import Patience
 from indexer.settings import Index, Settings
-from ingest.documents import VECTOR_FIELDS, Entry, Maker
+from ingest.documents import Entry, Maker
 from reranker.encoder import Encoder
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import Qrels, Query
@@ -28,7 +28,7 @@ from reranker.search import Searcher
 MIN_COSINE = 0.999  # byte and half vectors are rounded in the graph, never in `_source`
 MIN_FOUND = 0.9  # near-duplicates push each other out of the first ten
 NEIGHBOURS = 10
-_DERIVED = (*VECTOR_FIELDS, "rerank_tokens", "ingested_at")
+_DERIVED = (*mappings.VECTORS, "rerank_tokens", "ingested_at")
 
 
 class Check(msgspec.Struct):
@@ -132,7 +132,7 @@ class Examination:
         """Every document has a vector of this encoder and token ids of this reranker."""
         for field, encoder in self._maker.encoders.items():
             name = encoder.bundle_id
-            have = [{"exists": {"field": field}}, {"term": {f"{field}_bundle": name}}]
+            have = [{"exists": {"field": field}}, {"term": {mappings.made_by(field): name}}]
             vectors = self._count({"bool": {"filter": have}})
             self._add(
                 _of(field, "vectors"), vectors == expected, f"{vectors:,} of {expected:,} have a vector of {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,7 +16,9 @@ from reranker.serving.passing import Passage
 
 _KEPT_S = 60.0
 _KEPT = 1_000  # names; clients choose them
-_ONLY = urlencode({"filter_path": "*.mappings._meta.shelfrank"})
+_LIMIT_S = 1.0  # a search waits for it
+# `local`: without an elected manager the cluster would let a look at its mappings wait, while it answers searches.
+_ONLY = urlencode({"filter_path": "*.mappings._meta.shelfrank", "local": "true"})
 
 
 class StoredVectors:
@@ -36,8 +39,8 @@ class StoredVectors:
         found = self._known.get(index)
         if found is None:
             try:
-                found = await self._look_up(index)
-            except (ClusterError, msgspec.DecodeError):
+                found = await asyncio.wait_for(self._look_up(index), _LIMIT_S)
+            except (ClusterError, TimeoutError, msgspec.DecodeError):
                 found = frozenset()  # the search itself will tell what is wrong with the cluster
             self._known[index] = found
         return found

@@ -20,6 +20,7 @@ from indexer.errors import InputError
 from indexer.settings import Models
 from reranker.blend import as_weights
 from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of, write_description
+from reranker.cache import Cache
 from reranker.evaluation.compare import Gain
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder, pair
@@ -27,7 +28,7 @@ from reranker.search import Searcher
 from reranker.text import product_ids, query_ids
 from reranker.training import checkpoint, data, export, finetune, lastmile
 from reranker.training.recipes import RERANKER
-from reranker.training.shops import Shop, window_of, words_window_of
+from reranker.training.shops import KEPT_SCORES, Shop, window_of, words_window_of
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
 _PARITY_PAIRS = 200
@@ -202,6 +203,7 @@ def measure(shops: Sequence[Shop], bundle: Bundle, plan: Plan) -> LastMile:
     goes on from a bundle goes on from its weights too, and keeps them where there is no dev query.
     """
     reranker = CrossEncoder(bundle, Models())
+    reranker.cache = Cache(KEPT_SCORES)
     found: dict[str, list[tuple[str, lastmile.Window]]] = {"dev": [], "test": []}
     words: list[lastmile.Window] = []
     for shop in shops:

@@ -27,6 +27,7 @@ from reranker.search import Searcher
 from reranker.training.lastmile import Window
 from reranker.training.recipes import RERANKER
 
+KEPT_SCORES = 10_000  # for a query's windows, which have many hits in common
 _NEAR = 60  # first-stage hits to mine negatives from
 
 

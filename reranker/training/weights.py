@@ -22,11 +22,10 @@ from reranker.evaluation.judgments import of_split, read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
 from reranker.search import Searcher
 from reranker.training import lastmile
-from reranker.training.shops import Source, paired, window_of, words_window_of
+from reranker.training.shops import KEPT_SCORES, Source, paired, window_of, words_window_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDS = 5
-_KEPT_SCORES = 10_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,7 +102,7 @@ def fit_weights(
     bundle = searcher.reranker.bundle
     card = bundle.description
     rows, words = [], []
-    searcher.reranker.cache = searcher.reranker.cache or Cache(_KEPT_SCORES)  # both windows have many hits in common
+    searcher.reranker.cache = searcher.reranker.cache or Cache(KEPT_SCORES)
     for source in sources:
         for query in source.queries:
             rows.append(window_of(source, searcher, query, gain, window))

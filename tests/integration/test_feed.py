@@ -258,11 +258,12 @@ def test_a_feed_that_runs_through_a_switch_loses_nothing(shop: OpenSearch, tmp_p
         for _ in range(4):
             reindex(shop, tmp_path, StandIn())
             before = so_far()
-            until(lambda: failures or so_far() > before + 10, "the feed did not go on")  # noqa: B023 - called here
+            until(lambda: failures or so_far() > before + 13, "the feed did not go on")  # noqa: B023 - called here
     finally:
         stop.set()
         thread.join()
     assert failures == []
+    assert so_far() > 50
     expected = {f"p{number}": {"title": f"Lamp number {number} 台灯"} for number in range(20)}
     for name, lines in sent.items():
         for line in lines:

@@ -228,10 +228,12 @@ class Silent(Passage):
         self.asked += 1
         if self.status == 0:
             raise ClusterError("OpenSearch cannot be reached")
+        if self.status == 504:
+            await asyncio.sleep(30)
         return Answer(self.status, {}, b"[]")
 
 
-@pytest.mark.parametrize("status", [403, 200, 0])
+@pytest.mark.parametrize("status", [403, 200, 0, 504])
 def test_a_cluster_that_does_not_tell_what_its_vectors_are_is_asked_once(
     patient: Settings, node: str, service: Running, shop: str, status: int
 ) -> None:

@@ -31,9 +31,9 @@ from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import data, finetune, lastmile, run
-from reranker.training.command import CURRENT, open_base
 from reranker.training.lastmile import Window
 from reranker.training.shops import Source, open_shop, window_of
+from reranker.training.workbench import CURRENT, open_base
 
 FOLDS = 5
 

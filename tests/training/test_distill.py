@@ -14,6 +14,7 @@ from indexer.errors import InputError
 from reranker.training import distill as module
 from reranker.training.distill import Options, distill, draw, made_queries, reads_first_token, targets
 from reranker.training.recipes import ENCODER
+from reranker.training.workbench import prepare_teacher
 
 PRODUCTS = {
     "cup": {"title": "double wall steel cup with lid", "brand": "Brackwater"},
@@ -133,3 +134,14 @@ def test_what_cannot_be_learned_is_told(tiny: Path, teacher: Path, tmp_path: Pat
         module.Teacher(tmp_path / "bare", "", torch.device("cpu"))
     assert not reads_first_token(tiny)
     assert reads_first_token(teacher)
+
+
+def test_the_packaged_teacher_reads_english(tmp_path: Path) -> None:
+    folder, licence = prepare_teacher("bge-small-en-v1.5", tmp_path)
+    assert licence == "MIT"
+    assert prepare_teacher("bge-small-en-v1.5", tmp_path) == (folder, licence)  # it is written once
+    wise = module.Teacher(folder, "Represent this sentence for searching relevant passages: ", torch.device("cpu"))
+    asked = wise.queries(["vacuum flask for tea", "light for reading in bed"], 64)
+    sold = wise.vectors(["Brackwater vacuum flask 12 oz", "clip on book lamp, warm white", "garden hose 50 ft"], 64)
+    assert (asked @ sold.T).argmax(1).tolist() == [0, 1]
+    assert not list((folder / "fetched").iterdir())

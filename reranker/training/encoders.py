@@ -78,6 +78,8 @@ def encoder(
 
     if read and not teacher:
         raise UsageError("--read names texts that are read with a teacher. Name one (--teacher), or leave it out.")
+    if teacher and not indexes:
+        raise UsageError("A teacher is learned from on a shop's products. Name its index (--index).")
     shops = paired(indexes, queries, qrels) if queries or qrels or not teacher else []
     chosen = read_options(options)
     folder, licence, before = open_base(base, work, "encoder", _lines(texts), whole_vocabulary)

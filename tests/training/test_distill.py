@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import BertConfig, BertModel
 
 from indexer.errors import InputError
 from reranker.training import distill as module
+from reranker.training.command import train
 from reranker.training.distill import Options, distill, draw, made_queries, reads_first_token, targets
 from reranker.training.recipes import ENCODER
 from reranker.training.workbench import prepare_teacher
@@ -145,3 +147,16 @@ def test_the_packaged_teacher_reads_english(tmp_path: Path) -> None:
     sold = wise.vectors(["Brackwater vacuum flask 12 oz", "clip on book lamp, warm white", "garden hose 50 ft"], 64)
     assert (asked @ sold.T).argmax(1).tolist() == [0, 1]
     assert not list((folder / "fetched").iterdir())
+
+
+def test_flags_that_a_teacher_needs_or_that_need_one(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("vacuum flask\n", "utf-8")
+
+    def told(*flags: str) -> str:
+        arguments = ["encoder", "--out", str(tmp_path / "out"), *flags]
+        return str(CliRunner().invoke(train, arguments, standalone_mode=False).exception)
+
+    assert "Name its index (--index)" in told("--teacher", "bge-small-en-v1.5", "--read", str(lines))
+    assert "--read names texts that are read with a teacher" in told("--index", "shop", "--read", str(lines))
+    assert not (tmp_path / "out").exists()

@@ -24,7 +24,7 @@ from reranker.bundle import Layout, layout_of
 from reranker.retrieval import bounded
 from reranker.text import Recipe, product_ids, query_ids
 from reranker.training import checkpoint, export, finetune
-from reranker.training.finetune import Pair, collate, multiplies_bfloat16, rate
+from reranker.training.finetune import Pair, collate, multiplies_bfloat16
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,26 +103,17 @@ def finetune_encoder(
         model.embeddings.requires_grad_(False)
         model.encoder.layer[: options.frozen_layers].requires_grad_(False)
     texts = Texts(base, products, recipe, options.max_tokens)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
-    )
-    key = hashlib.sha256(msgspec.json.encode([steps, options])).hexdigest()
-    for step in range(checkpoint.restore(out, model, optimizer, key), len(steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * rate(step, len(steps), options.warmup)
+
+    def loss_of(step: int) -> Tensor:
         keys = list(dict.fromkeys(key for _, chosen in steps[step] for key in chosen))
         targets = batch_targets([each for each, _ in steps[step]], keys)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
             asked = embed(model, [texts.query(each.query) for each, _ in steps[step]], texts.layout.pad, device)
             found = embed(model, [texts.product(key) for key in keys], texts.layout.pad, device)
-        loss = contrastive_loss(asked, found, targets.to(device), options.temperature)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % finetune.CHECKPOINT_STEPS == 0:
-            checkpoint.store(out, model, optimizer, step + 1, key)
-        on_step(step + 1, len(steps), loss.item())
+        return contrastive_loss(asked, found, targets.to(device), options.temperature)
+
+    key = hashlib.sha256(msgspec.json.encode([steps, options])).hexdigest()
+    finetune.descend(model, len(steps), loss_of, options, key, out, on_step)
     finetune.save(model, out, base)
     checkpoint.remove(out)
     return out
@@ -142,29 +133,37 @@ class Texts:
         self._made: dict[str, Pair] = {}
 
     def query(self, text: str) -> Pair:
-        return self._framed(query_ids(bounded(text), self._recipe, self._tokenizer))
+        return framed(query_ids(bounded(text), self._recipe, self._tokenizer), self.layout, self._max_tokens)
 
     def product(self, key: str) -> Pair:
         if key not in self._made:
-            self._made[key] = self._framed(product_ids(self._products[key], self._recipe, self._tokenizer))
+            ids = product_ids(self._products[key], self._recipe, self._tokenizer)
+            self._made[key] = framed(ids, self.layout, self._max_tokens)
         return self._made[key]
 
-    def _framed(self, ids: Sequence[int]) -> Pair:
-        room = self._max_tokens - len(self.layout.begin) - len(self.layout.end)
-        row = [*self.layout.begin, *ids[:room], *self.layout.end]
-        return Pair(row, [0] * len(row))
+
+def framed(ids: Sequence[int], layout: Layout, max_tokens: int) -> Pair:
+    """Token ids of a text between special tokens, all together at most `max_tokens`."""
+    room = max_tokens - len(layout.begin) - len(layout.end)
+    row = [*layout.begin, *ids[:room], *layout.end]
+    return Pair(row, [0] * len(row))
 
 
-def embed(model: nn.Module, texts: Sequence[Pair], pad: int, device: torch.device) -> Tensor:
-    """Mean-pooled unit vectors, float32 [texts, size]; the longer half goes by itself, so that less is padded."""
+def embed(model: nn.Module, texts: Sequence[Pair], pad: int, device: torch.device, first_token: bool = False) -> Tensor:
+    """Unit vectors float32 [texts, size], of the mean over all tokens or of the first one alone.
+
+    The longer half goes by itself, so that less is padded.
+    """
     order = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
     middle = (len(order) + 1) // 2
     parts = [part for part in (order[:middle], order[middle:]) if part]
-    found = torch.cat([_pooled(model, collate([texts[at] for at in part], pad, device)) for part in parts])
+    found = torch.cat([_pooled(model, collate([texts[at] for at in part], pad, device), first_token) for part in parts])
     return found[torch.tensor(order, device=device).argsort()]
 
 
-def _pooled(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+def _pooled(model: nn.Module, batch: Mapping[str, Tensor], first_token: bool) -> Tensor:
     hidden = model(**batch).last_hidden_state.float()
+    if first_token:
+        return functional.normalize(hidden[:, 0], dim=1)
     mask = batch["attention_mask"].unsqueeze(-1)
     return functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)

@@ -32,8 +32,8 @@ from reranker.bundle import layout_of
 from reranker.retrieval import bounded
 from reranker.text import Recipe, field_text
 from reranker.training import checkpoint, export, finetune
-from reranker.training.contrastive import Texts, embed
-from reranker.training.finetune import Pair, collate, multiplies_bfloat16, rate
+from reranker.training.contrastive import Texts, embed, framed
+from reranker.training.finetune import Pair, multiplies_bfloat16
 
 _BATCH = 64  # texts that are embedded at once
 _MAP_RIDGE = 1.0
@@ -98,12 +98,9 @@ class Teacher:
 
     def vectors(self, texts: Sequence[str], max_tokens: int) -> Floats:
         """Unit vectors of texts: float32 [texts, size]."""
-        layout = self._layout
-        room = max_tokens - len(layout.begin) - len(layout.end)
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        rows = [[*layout.begin, *each.ids[:room], *layout.end] for each in encoded]
-        pairs = [Pair(row, [0] * len(row)) for row in rows]
-        return _vectors(self._model, pairs, layout.pad, self._device, self._first)
+        rows = [framed(each.ids, self._layout, max_tokens) for each in encoded]
+        return _vectors(self._model, rows, self._layout.pad, self._device, self._first)
 
     def queries(self, texts: Sequence[str], max_tokens: int) -> Floats:
         """Unit vectors of texts that are read as queries."""
@@ -216,26 +213,17 @@ def distill(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # what is taught has no noise to be averaged out
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
-    )
     steps = draw(len(asked), len(found), options)
-    for step in range(checkpoint.restore(out, model, optimizer, key), len(steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * rate(step, len(steps), options.warmup)
+
+    def loss_of(step: int) -> Tensor:
         here, there = steps[step]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
             mine = embed(model, [asked[at] for at in here], read.layout.pad, device)
             near = embed(model, [found[at] for at in there], read.layout.pad, device)
         goal = wanted[here].to(device), wanted[there + len(asked)].to(device)
-        loss = distillation_loss(mine, near, goal, options)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % finetune.CHECKPOINT_STEPS == 0:
-            checkpoint.store(out, model, optimizer, step + 1, key)
-        on_step(step + 1, len(steps), loss.item())
+        return distillation_loss(mine, near, goal, options)
+
+    finetune.descend(model, len(steps), loss_of, options, key, out, on_step)
     finetune.save(model, out, student)
     checkpoint.remove(out)
     for suffix in (".npy", ".key"):
@@ -264,11 +252,7 @@ def _vectors(
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
         for start in range(0, len(order), _BATCH):
             some = [rows[at] for at in order[start : start + _BATCH]]
-            if first_token:
-                hidden = model(**collate(some, pad, device)).last_hidden_state[:, 0]
-                parts.append(functional.normalize(hidden.float(), dim=1).cpu().numpy())
-            else:
-                parts.append(embed(model, some, pad, device).cpu().numpy())
+            parts.append(embed(model, some, pad, device, first_token).cpu().numpy())
     vectors = np.zeros((len(rows), parts[0].shape[1]), np.float32)
     vectors[order] = np.concatenate(parts)
     return vectors

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -106,17 +107,9 @@ def finetune(
     torch.manual_seed(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        options.learning_rate,
-        weight_decay=options.weight_decay,
-    )
     steps = math.ceil(len(lists) / options.lists)
-    key = _key(lists, options)
-    done = checkpoint.restore(folder, model, optimizer, key) if folder else 0
-    for step in range(done, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * rate(step, steps, options.warmup)
+
+    def loss_of(step: int) -> Tensor:
         chosen = lists[step * options.lists : (step + 1) * options.lists]
         rows = [row for part in chosen for row in part]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
@@ -127,7 +120,42 @@ def finetune(
             list_loss(logits[start:end].float(), targets[start:end], options.loss, options.pointwise)
             for start, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
-        loss = torch.stack(losses).mean()
+        return torch.stack(losses).mean()
+
+    descend(model, steps, loss_of, options, _key(lists, options), folder, on_step)
+
+
+class Descent(Protocol):
+    """What the options of every kind of training say about its steps."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def descend(
+    model: nn.Module,
+    steps: int,
+    loss_of: Callable[[int], Tensor],
+    options: Descent,
+    key: str,
+    folder: Path | None,
+    on_step: Callable[[int, int, float], None],
+) -> None:
+    """Take the steps of a run, each down the slope of `loss_of` its number.
+
+    With a `folder`, a run that was stopped goes on from its last checkpoint there where `key` is the same.
+    """
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
+    )
+    for step in range(checkpoint.restore(folder, model, optimizer, key) if folder else 0, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * rate(step, steps, options.warmup)
+        loss = loss_of(step)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

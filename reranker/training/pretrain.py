@@ -12,6 +12,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from indexer.errors import InputError
 from reranker.bundle import layout_of
 from reranker.scoring import pair
 from reranker.text import MAX_FIELD_CHARACTERS, field_text
-from reranker.training import checkpoint, export
-from reranker.training.finetune import CHECKPOINT_STEPS, Pair, collate, multiplies_bfloat16, rate
+from reranker.training import checkpoint, export, finetune
+from reranker.training.finetune import Pair, collate, multiplies_bfloat16
 
 _BODY = ("bullets", "description")
 _MASKED, _IGNORED = 0.15, -100
@@ -117,31 +118,23 @@ def pretrain(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = Reader(base).to(device)
     before = measure(model, checked, maker.pad, device, options.batch)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
-    )
     each = math.ceil(len(kept) / options.batch)
-    steps = each * options.epochs
+
+    @lru_cache(1)
+    def drawn(epoch: int) -> list[Example]:
+        """What is hidden and which pairs are mixed, from a seed of the epoch's own so that a run can go on."""
+        rng = np.random.default_rng([options.seed, epoch])
+        return maker.examples([kept[at] for at in rng.permutation(len(kept))], rng)
+
+    def loss_of(step: int) -> Tensor:
+        epoch, at = divmod(step, each)
+        part = drawn(epoch)[at * options.batch : (at + 1) * options.batch]
+        masked, told, _ = _losses(model, part, maker.pad, device)
+        return masked + told
+
     key = hashlib.sha256(msgspec.json.encode([texts, options])).hexdigest()
-    done = checkpoint.restore(out, model, optimizer, key)
-    for epoch in range(done // each, options.epochs):
-        # What is hidden and which pairs are mixed is drawn anew each epoch, from its own seed so that a run can go on.
-        drawn = np.random.default_rng([options.seed, epoch])
-        examples = maker.examples([kept[at] for at in drawn.permutation(len(kept))], drawn)
-        model.train()
-        for at in range(done - epoch * each if done > epoch * each else 0, each):
-            step = epoch * each + at
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * rate(step, steps, options.warmup)
-            masked, told, _ = _losses(model, examples[at * options.batch : (at + 1) * options.batch], maker.pad, device)
-            loss = masked + told
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            if (step + 1) % CHECKPOINT_STEPS == 0:
-                checkpoint.store(out, model, optimizer, step + 1, key)
-            on_step(step + 1, steps, loss.item())
+    model.train()
+    finetune.descend(model, each * options.epochs, loss_of, options, key, out, on_step)
     after = measure(model, checked, maker.pad, device, options.batch)
     model.to("cpu").eval()
     model.body.save_pretrained(out)

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from indexer.errors import InputError
-from reranker.training import pretrain
+from reranker.training import finetune, pretrain
 from reranker.training.pretrain import Example, Maker, Options
 
 PRODUCTS = [
@@ -62,7 +62,7 @@ def test_reading_lowers_the_held_out_loss_and_makes_a_base(tiny: Path, tmp_path:
 def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not_stopped(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "CHECKPOINT_STEPS", 5)
+    monkeypatch.setattr(finetune, "CHECKPOINT_STEPS", 5)
     options = Options(epochs=2, batch=4, max_tokens=32)
     whole = pretrain.pretrain(tiny, PRODUCTS, tmp_path / "whole", options)
 

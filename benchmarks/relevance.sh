@@ -1,21 +1,20 @@
 #!/bin/sh
-# The relevance figures of the README, from nothing but the data: some 50 minutes on two cores.
+# The relevance figures of the README: some 50 minutes on two cores.
 #
-# Needs $SHELFRANK_DATA/esci and the `train` extra. The untrained encoder makes an index of its own, on which BM25 and
-# fusion are tuned inside the folds; what ships makes another and is compared with those runs. The weights of the last
-# mile that ship have seen ESCI's queries: those that are measured are fitted here, by the same command without them.
-# A second run finds both indexes in place. RUN_FOLDER takes the runs, tables (text, JSON) and pages (HTML).
+# Needs $SHELFRANK_DATA/esci, the `train` extra, and what `make models` left in runs/unseen (or $UNSEEN_FOLDER): the bundles
+# that ship as they were before their last pass, which reads ESCI's queries. The untrained encoder makes an index of its
+# own, on which BM25 and fusion are tuned inside the folds; the bundles make another and are compared with those runs. A
+# second run finds both indexes in place. RUN_FOLDER takes the runs, tables (text, JSON) and pages (HTML).
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 run=${RUN_FOLDER:-$root/runs/relevance}
 export COLUMNS=160 # of the tables
 . "$root/deploy/models/catalogues.sh"
 
+unseen=${UNSEEN_FOLDER:-$root/runs/unseen}
 untrained fill relevance-untrained
+export SHELFRANK_MODELS_ENCODER="$unseen/encoder" SHELFRANK_MODELS_RERANKER="$unseen/reranker"
 fill relevance
-rm -rf "$run/unseen"
-graded relevance shelfrank train weights --anew --split dev --name unseen --out "$run/unseen"
-export SHELFRANK_MODELS_RERANKER="$run/unseen"
 
 # NAME INDEX QUERIES FLAGS...: baselines on the untrained index, then what ships beside them.
 measure() {

@@ -65,7 +65,7 @@ def fetch(artifacts: Sequence[Artifact], folder: Path, repository: str = "", *, 
     if not terminal.err.is_terminal and not quiet:
         terminal.err.print(f"Fetching {len(missing)} files ({size / 1e6:.0f} MB) into {folder}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as temporary, _progress(quiet) as progress:
-        task = progress.add_task("Fetching OpenSearch", total=size)
+        task = progress.add_task("Fetching", total=size)
         _Fetcher(folder, Path(temporary), repository, lambda count: progress.advance(task, count)).run(missing)
     return len(missing)
 
@@ -113,7 +113,7 @@ class _Fetcher:
         try:
             from jgo.maven import MavenContext, PythonResolver
         except ImportError as error:
-            raise NodeError(f"Fetching OpenSearch needs jgo. Install it: {INSTALL}") from error
+            raise NodeError(f"Fetching from a Maven repository needs jgo. Install it: {INSTALL}") from error
         context = MavenContext(
             resolver=PythonResolver(progress_callback=self._counted),
             repo_cache=temporary,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,8 +14,8 @@ import msgspec
 from indexer import client as clusters
 from indexer import settings as config
 from indexer.errors import UsageError
-from indexer.terminal import progress
-from reranker.bundle import Description, Layout, fingerprint
+from indexer.terminal import err, progress
+from reranker.bundle import Bundle, Description, Layout, fingerprint, write_description
 from reranker.training.shops import paired, read_products
 from reranker.training.workbench import (
     BASE,
@@ -29,6 +31,11 @@ from reranker.training.workbench import (
     read_options,
 )
 
+if TYPE_CHECKING:
+    from reranker.training.contrastive import Judged
+
+_HELD_OUT = ("dev", "test")
+
 
 @click.command(context_settings=HELP)
 @click.option("--out", type=FOLDER, required=True, help="Folder for the bundle.")
@@ -39,7 +46,7 @@ from reranker.training.workbench import (
 @click.option("--teacher", help="Another encoder that it learns from: bge-small-en-v1.5, a folder, or a hub name.")
 @click.option("--read", type=FILE, multiple=True, help="Text files, a text a line, that are read with the teacher.")
 @click.option("--index", "indexes", multiple=True, help="A shop to learn from; may be given again.")
-@click.option("--queries", type=FILE, multiple=True, help="TSV: query_id, query; only `train` where split is a column.")
+@click.option("--queries", type=FILE, multiple=True, help="TSV: query_id, query, split if there is one.")
 @click.option("--qrels", type=FILE, multiple=True, help="TSV: query_id, product_id, grade.")
 @click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
 @click.option("--options", type=FILE, help="TOML with [distill] and [encoder] settings.")
@@ -65,8 +72,9 @@ def encoder(
 
     With --teacher and --index it first learns from another encoder how near texts are, on products' texts, texts
     like queries made of their titles, and those of --read; that takes no judgments. With --index, --queries and
-    --qrels it is then fine-tuned on judged queries. Compare it with the one in use on queries that neither has seen:
-    `shelfrank models promote` does, on an index of each.
+    --qrels it is then fine-tuned on judged queries, and where a column `split` keeps some of them out of that (dev,
+    test), how well it finds what they ask for goes on its card. `shelfrank models promote` compares it with the one in
+    use, on an index of each.
 
     \b
     Example:
@@ -82,18 +90,21 @@ def encoder(
         raise UsageError("A teacher is learned from on a shop's products. Name its index (--index).")
     shops = paired(indexes, queries, qrels) if queries or qrels or not teacher else []
     chosen = read_options(options)
-    folder, licence, before = open_base(base, work, "encoder", _lines(texts), whole_vocabulary)
-    lessons: dict[str, object] = {"fine_tuned": bool(shops)}
+    start, licence, before = open_base(base, work, "encoder", _lines(texts), whole_vocabulary)
+    folder = start
     catalogue = _read_catalogue(indexes) if indexes else {}
+    judged, held = _read_judged(shops, catalogue, gains)
+    # Queries that are all held out measure what a teacher gave; without one there must be something to learn.
+    tuned = bool(judged) or (bool(shops) and not teacher)
+    lessons: dict[str, object] = {"fine_tuned": tuned}
     if teacher:
         wise, teacher_licence = prepare_teacher(teacher, work)
         to = out.with_name(f"{out.name}-taught")
         folder = _learn_from(wise, folder, catalogue, _lines(read), chosen.get("distill", {}), to)
         lessons |= {"teacher": teacher, "teacher_licence": teacher_licence, "distill": chosen.get("distill", {})}
-    learned: tuple[str, ...] = ()
-    if shops:
-        to = out.with_name(f"{out.name}-model")
-        folder, learned = _tune(folder, shops, catalogue, gains, chosen.get("encoder", {}), to)
+    learned = {fingerprint(each.query) for each in judged}
+    if tuned:
+        folder = _tune(folder, judged, catalogue, chosen.get("encoder", {}), out.with_name(f"{out.name}-model"))
         lessons |= {"judged_queries": len(learned), "encoder": chosen.get("encoder", {})}
     if before:
         lessons |= {"before": {"bundle": before.id, **before.description.training}}
@@ -112,7 +123,10 @@ def encoder(
         training={"vocabulary": export.vocabulary_size(folder), **lessons},
         trained_on=tuple(sorted({*learned, *(before.description.trained_on if before else ())})),
     )
-    done(export.export(folder, out, about), as_json)
+    bundle = export.export(folder, out, about)
+    if held:
+        bundle = _measured(bundle, before, start, held, catalogue)
+    done(bundle, as_json)
 
 
 def _read_catalogue(indexes: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -144,35 +158,65 @@ def _learn_from(
         return distill.distill(base, teacher, catalogue, lines, recipes.ENCODER, out, options, on_step)
 
 
-def _tune(
-    base: Path,
-    shops: Sequence[tuple[str, Path, Path]],
-    catalogue: Mapping[str, dict[str, object]],
-    gains: str,
-    chosen: Mapping[str, object],
-    out: Path,
-) -> tuple[Path, tuple[str, ...]]:
-    """Fine-tune an encoder on the shops' training queries: the new model's folder, and what it has seen."""
+def _read_judged(
+    shops: Sequence[tuple[str, Path, Path]], catalogue: Mapping[str, dict[str, object]], gains: str
+) -> tuple[list[Judged], dict[str, list[Judged]]]:
+    """The shops' judged queries: those to learn from, and by index those that are held out of it."""
     from reranker.evaluation.compare import parse_gains
     from reranker.evaluation.judgments import read_qrels, read_queries
     from reranker.evaluation.metrics import gains_of
-    from reranker.training import contrastive, recipes
+    from reranker.training.contrastive import Judged
 
     gain = parse_gains(gains)
-    judged = []
+    judged: list[Judged] = []
+    held: dict[str, list[Judged]] = {}
     for index, query_file, qrels_file in shops:
         grades = read_qrels(qrels_file)
         for query in read_queries(query_file):
-            if query.columns.get("split", "train") == "train" and query.id in grades:
-                known = {key: grade for key, grade in grades[query.id].items() if f"{index}/{key}" in catalogue}
+            known = {key: grade for key, grade in grades.get(query.id, {}).items() if f"{index}/{key}" in catalogue}
+            if known:
                 worth = gains_of(known, gain)
-                judged.append(contrastive.Judged(query.text, {f"{index}/{key}": worth.get(key, 0.0) for key in known}))
+                each = Judged(query.text, {f"{index}/{key}": worth.get(key, 0.0) for key in known})
+                split = query.columns.get("split", "train")
+                if split == "train":
+                    judged.append(each)
+                elif split in _HELD_OUT:
+                    held.setdefault(index, []).append(each)
+    return judged, held
+
+
+def _tune(
+    base: Path,
+    judged: Sequence[Judged],
+    catalogue: Mapping[str, dict[str, object]],
+    chosen: Mapping[str, object],
+    out: Path,
+) -> Path:
+    """Fine-tune an encoder on judged queries: the new model's folder."""
+    from reranker.training import contrastive, recipes
+
+    options = msgspec.convert(dict(chosen), contrastive.Options)
     with progress() as bar:
-        options = msgspec.convert(dict(chosen), contrastive.Options)
-        folder = contrastive.finetune_encoder(
-            base, judged, catalogue, recipes.ENCODER, out, options, partial(on_step_of(bar, 20), "encoder")
-        )
-    return folder, tuple(sorted({fingerprint(each.query) for each in judged}))
+        on_step = partial(on_step_of(bar, 20), "encoder")
+        return contrastive.finetune_encoder(base, judged, catalogue, recipes.ENCODER, out, options, on_step)
+
+
+def _measured(
+    bundle: Bundle,
+    before: Bundle | None,
+    base: Path,
+    held: Mapping[str, Sequence[Judged]],
+    catalogue: Mapping[str, Mapping[str, Any]],
+) -> Bundle:
+    """The bundle with what it finds of the held-out queries on its card, beside what its base finds."""
+    from reranker.training import export
+    from reranker.training.nearest import measure
+
+    err.print("Measuring on the queries held out …")
+    with tempfile.TemporaryDirectory() as scratch:
+        old = before or export.export(base, Path(scratch), bundle.description)
+        quality = measure(bundle, old, held, catalogue)
+    return write_description(bundle.folder, msgspec.structs.replace(bundle.description, quality=quality))
 
 
 def _lines(files: Sequence[Path]) -> Iterator[str]:

@@ -110,8 +110,10 @@ def test_a_base_of_another_kind_is_told(packaged: Path, tmp_path: Path) -> None:
 def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path: Path) -> None:
     queries = read_queries(SAMPLE / "queries.tsv")
     few = [query for query in queries if query.columns["split"] == "train"][:4]
+    held = [query for query in queries if query.columns["split"] == "test"][:3]
+    rows = [*((query, "train") for query in few), *((query, "test") for query in held)]
     (tmp_path / "queries.tsv").write_text(
-        "query_id\tquery\tsplit\n" + "".join(f"{query.id}\t{query.text}\ttrain\n" for query in few), "utf-8"
+        "query_id\tquery\tsplit\n" + "".join(f"{query.id}\t{query.text}\t{split}\n" for query, split in rows), "utf-8"
     )
     (tmp_path / "options.toml").write_text(
         "[data]\ntitle_queries = 0\nfirst_stage_negatives = 2\nrandom_negatives = 1\n"
@@ -136,6 +138,9 @@ def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path:
         assert card.base_model == old.description.base_model
         assert card.training["before"]["bundle"] == old.id
         assert set(card.trained_on) == {*old.description.seen, *(fingerprint(query.text) for query in few)}
+    found = bundles.verify(tmp_path / "encoder", "encoder").description.quality[shop]
+    assert found["queries"] == len(held)
+    assert found["gain"]["mean"] == pytest.approx(found["ndcg@10"] - found["ndcg@10 before"], abs=2e-4)
     made = bundles.verify(tmp_path / "reranker/measured/bundle", "reranker").description
     for cosines in (True, False):
         assert made.last_mile(cosines) == shipped("reranker").description.last_mile(cosines)

@@ -1,11 +1,12 @@
-"""What a shop's own judged queries teach the reranker in use: trained further on four fifths, measured on the fifth.
+"""What a shop's own judged queries teach the models in use: trained further on some folds, measured on the other.
 
     python benchmarks/finishing.py --index models-esci --queries queries.tsv --qrels qrels.tsv \
         --options deploy/models/finish.toml --work runs/finishing
 
 For each fold, training goes on from the current reranker on the other folds' queries; the fold's windows are then
 scored by the old and by the new one. Weights are the current ones, or refitted on the other folds' windows, each as the
-same model scored it when it had not read its query. Differences are nDCG@10 with 95 % intervals over queries (paired
+same model scored it when it had not read its query. With `--kind encoder` it is the encoder that goes on, and what is
+measured is exact search over the whole catalogue. Differences are nDCG@10 with 95 % intervals over queries (paired
 bootstrap).
 A stopped run goes on with the fold that it was at.
 """
@@ -22,43 +23,62 @@ import numpy as np
 from lastmile import told
 from numpy.typing import NDArray
 
+from indexer import client as clusters
 from indexer import settings as config
 from indexer.settings import Models
 from reranker.blend import FIRST_STAGE, RERANK
 from reranker.bundle import Bundle, load
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
-from reranker.evaluation.judgments import read_qrels, read_queries
+from reranker.evaluation.judgments import Qrels, Query, read_qrels, read_queries
+from reranker.evaluation.metrics import gains_of
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
-from reranker.training import data, finetune, lastmile, run
+from reranker.training import contrastive, data, export, finetune, lastmile, nearest, recipes, run
 from reranker.training.lastmile import Window
-from reranker.training.shops import Source, open_shop, window_of
+from reranker.training.shops import Source, open_shop, read_products, window_of
 from reranker.training.workbench import CURRENT, open_base
-
-FOLDS = 5
 
 
 def refitted(windows: Sequence[Window], folds: NDArray[np.int64], start: dict[str, float]) -> NDArray[np.float64]:
     """nDCG@10 of each window under weights refitted on the other folds' windows."""
     found = np.zeros(len(windows))
-    for fold in range(FOLDS):
+    for fold in range(folds.max() + 1):
         weights = lastmile.refit([windows[at] for at in np.flatnonzero(folds != fold)], start)
         part = np.flatnonzero(folds == fold)
         found[part] = lastmile.values([windows[at] for at in part], weights)
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", required=True)
-    for name in ("queries", "qrels", "options", "work"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    given = parser.parse_args()
-    settings, gain = config.load(), parse_gains(ESCI_GAINS)
-    qrels = read_qrels(given.qrels)
-    queries = [query for query in read_queries(given.queries) if query.id in qrels]
-    folds = np.random.default_rng(13).permutation(len(queries)) % FOLDS
-    chosen = msgspec.toml.decode(given.options.read_bytes(), type=dict[str, dict[str, object]])
+def finish_encoder(given: argparse.Namespace, queries: Sequence[Query], qrels: Qrels, folds: NDArray[np.int64]) -> None:
+    gain = parse_gains(ESCI_GAINS)
+    base, _, before = open_base(CURRENT, given.work / "base", "encoder", ())
+    assert before is not None
+    fields = [field.name for field in recipes.ENCODER.fields]
+    products = read_products(clusters.connect(config.load()), given.index, fields)
+    gains = [
+        {key: worth for key, worth in gains_of(qrels[each.id], gain).items() if key in products} for each in queries
+    ]
+    judged = [contrastive.Judged(each.text, worth) for each, worth in zip(queries, gains, strict=True)]
+    options = msgspec.convert(given.chosen.get("encoder", {}), contrastive.Options)
+    then = nearest.values(before, judged, products)
+    now = np.zeros(len(judged))
+    for fold in range(given.folds):
+        part = np.flatnonzero(folds == fold)
+        others = [judged[at] for at in np.flatnonzero(folds != fold)]
+        to = given.work / f"encoder-fold-{fold}"
+        model = contrastive.finetune_encoder(base, others, products, recipes.ENCODER, to / "model", options)
+        bundle = export.export(model, to / "bundle", before.description)
+        now[part] = nearest.values(bundle, [judged[at] for at in part], products)
+        print(f"fold {fold}: {now[part].mean():.4f}, in use {then[part].mean():.4f}", file=sys.stderr, flush=True)
+    print(f"{len(queries)} queries, {given.folds} folds, {len(products)} products\n")
+    print("| encoder | nDCG@10 | minus what is in use (95 %) |\n|---|---|---|")
+    print(f"| the one in use | {then.mean():.4f} | |\n| trained further | {now.mean():.4f} | {told(now, then)} |")
+
+
+def finish_reranker(
+    given: argparse.Namespace, queries: Sequence[Query], qrels: Qrels, folds: NDArray[np.int64]
+) -> None:
+    settings, gain, chosen = config.load(), parse_gains(ESCI_GAINS), given.chosen
     base, licence, before = open_base(CURRENT, given.work / "base", "reranker", ())
     assert before is not None
     plan = run.Plan(
@@ -78,7 +98,7 @@ def main() -> None:
 
     old: dict[int, Window] = {}
     new: dict[int, Window] = {}
-    for fold in range(FOLDS):
+    for fold in range(given.folds):
         splits = {query.id: "test" if folds[at] == fold else "train" for at, query in enumerate(queries)}
         source = Source(given.index, queries, qrels, splits)
         shop = open_shop(source, settings)
@@ -97,7 +117,7 @@ def main() -> None:
     both = {"the reranker in use": [old[at] for at in sorted(old)], "trained further": [new[at] for at in sorted(new)]}
     first = lastmile.values(both["trained further"], {FIRST_STAGE: 1.0})
     whole = lastmile.values(both["the reranker in use"], start)
-    print(f"{len(queries)} queries, {FOLDS} folds, window {settings.search.window}\n")
+    print(f"{len(queries)} queries, {given.folds} folds, window {settings.search.window}\n")
     print("| order | nDCG@10 | minus first stage (95 %) | minus what is in use (95 %) |\n|---|---|---|---|")
     print(f"| first stage | {first.mean():.4f} | | {told(first, whole)} |")
     for name, rows in both.items():
@@ -108,6 +128,21 @@ def main() -> None:
         }
         for order, values in orders.items():
             print(f"| {name}, {order} | {values.mean():.4f} | {told(values, first)} | {told(values, whole)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=("reranker", "encoder"), default="reranker")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--index", required=True)
+    for name in ("queries", "qrels", "options", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    given = parser.parse_args()
+    qrels = read_qrels(given.qrels)
+    queries = [query for query in read_queries(given.queries) if query.id in qrels]
+    folds = np.random.default_rng(13).permutation(len(queries)) % given.folds
+    given.chosen = msgspec.toml.decode(given.options.read_bytes(), type=dict[str, dict[str, object]])
+    (finish_encoder if given.kind == "encoder" else finish_reranker)(given, queries, qrels, folds)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def measure(
 
 
 def _measure(new: Bundle, before: Bundle, queries: Sequence[Judged], products: Products) -> dict[str, Any]:
-    now, then = (_values(bundle, queries, products) for bundle in (new, before))
+    now, then = (values(bundle, queries, products) for bundle in (new, before))
     gained = bootstrap_interval(now - then, np.random.default_rng(0))
     return {
         "queries": len(queries),
@@ -52,8 +52,8 @@ def _some(index: str, queries: Sequence[Judged], products: Products, most: int) 
     return {key: products[key] for key in sorted({*judged, *(others[at] for at in order)})}
 
 
-def _values(bundle: Bundle, queries: Sequence[Judged], products: Products) -> NDArray[np.float64]:
-    """nDCG@10 of each query, float64 [queries]."""
+def values(bundle: Bundle, queries: Sequence[Judged], products: Products) -> NDArray[np.float64]:
+    """nDCG@10 of the products nearest to each query by exact search, float64 [queries]."""
     encoder = Encoder(bundle, Models())
     keys = list(products)
     found = encoder.embed_products([products[key] for key in keys])

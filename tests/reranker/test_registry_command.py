@@ -56,6 +56,16 @@ def other(folder: Path, **changes: Any) -> Bundle:
     return write_description(folder, msgspec.structs.replace(bundles.read_description(folder), **changes))
 
 
+def test_what_ships_can_be_kept_for_the_day_when_another_version_ships_something_else(run: Run, home: Path) -> None:
+    settings = Models(home=str(home))
+    shipped = bundles.load("", "encoder")
+    assert json.loads(run("promote", shipped.id, "--json").stdout)["promoted"]
+    assert Encoder.load(settings).bundle.origin == "registry"
+    assert Encoder.load(settings).bundle_id == shipped.id
+    assert run("rollback", "--kind", "encoder", "--to", "shipped").exit_code == 0
+    assert Encoder.load(settings).bundle.origin == "shipped"
+
+
 def test_a_promoted_bundle_is_the_one_that_is_used_until_it_is_rolled_back(
     run: Run, candidate: Bundle, home: Path
 ) -> None:

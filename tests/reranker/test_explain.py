@@ -212,17 +212,17 @@ def test_terms_and_base_sum_to_the_final_score(query: str, blend: float | None, 
     found = taken_apart(query, products, first, outcome.rerank, reranker, outcome.blend)
     bases = [final - math.fsum(term.adds for term in hit) for final, hit in zip(outcome.final, found, strict=True)]
     assert bases == pytest.approx([bases[0]] * len(bases), abs=2e-5)
-    assert all(
-        term.adds == pytest.approx(term.weight * term.value * scale(hit), abs=1e-5) for hit in found for term in hit
-    )
+    every = [term for hit in found for term in hit]
+    points = scale(every)
+    assert all(term.adds == pytest.approx(term.weight * term.value * points, abs=1e-5) for term in every)
     assert {term.name for term in found[0]} >= {"first_stage", "rerank"}
     if blend is not None:
         assert bases == pytest.approx([0.0] * len(bases), abs=2e-6)
 
 
-def scale(hit: Sequence[Term]) -> float:
-    """Points of the final score for one of the weighted sum, read from the strongest term."""
-    term = max(hit, key=lambda each: abs(each.adds))
+def scale(every: Sequence[Term]) -> float:
+    """Points of the final score for one of the weighted sum, the same for all hits; read from the strongest term."""
+    term = max(every, key=lambda each: abs(each.adds))
     return term.adds / (term.weight * term.value)
 
 

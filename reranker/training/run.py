@@ -31,7 +31,7 @@ from reranker.training.recipes import RERANKER
 from reranker.training.shops import KEPT_SCORES, Shop, window_of, words_window_of
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
-_PARITY_PAIRS = 200
+_PARITY_PAIRS = 1_000
 # The largest difference of a logit from the trained model's: a part of their range, and what matters to no blend.
 _PARITY = 0.05
 _PARITY_FLOOR = 0.01

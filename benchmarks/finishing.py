@@ -23,20 +23,23 @@ import numpy as np
 from lastmile import told
 from numpy.typing import NDArray
 
-from indexer import client as clusters
 from indexer import settings as config
 from indexer.settings import Models
 from reranker.blend import FIRST_STAGE, RERANK
 from reranker.bundle import Bundle, load
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
-from reranker.evaluation.judgments import Qrels, Query, read_qrels, read_queries
-from reranker.evaluation.metrics import gains_of
+from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
-from reranker.training import contrastive, data, export, finetune, lastmile, nearest, recipes, run
+from reranker.training import contrastive, data, encoders, export, finetune, lastmile, nearest, recipes, run
 from reranker.training.lastmile import Window
-from reranker.training.shops import Source, open_shop, read_products, window_of
+from reranker.training.shops import Source, open_shop, window_of
 from reranker.training.workbench import CURRENT, open_base
+
+
+def drawn(queries: int, folds: int) -> NDArray[np.int64]:
+    """The fold of each query: int64 [queries]. Seeded."""
+    return np.random.default_rng(13).permutation(queries) % folds
 
 
 def refitted(windows: Sequence[Window], folds: NDArray[np.int64], start: dict[str, float]) -> NDArray[np.float64]:
@@ -49,16 +52,12 @@ def refitted(windows: Sequence[Window], folds: NDArray[np.int64], start: dict[st
     return found
 
 
-def finish_encoder(given: argparse.Namespace, queries: Sequence[Query], qrels: Qrels, folds: NDArray[np.int64]) -> None:
-    gain = parse_gains(ESCI_GAINS)
+def finish_encoder(given: argparse.Namespace) -> None:
     base, _, before = open_base(CURRENT, given.work / "base", "encoder", ())
     assert before is not None
-    fields = [field.name for field in recipes.ENCODER.fields]
-    products = read_products(clusters.connect(config.load()), given.index, fields)
-    gains = [
-        {key: worth for key, worth in gains_of(qrels[each.id], gain).items() if key in products} for each in queries
-    ]
-    judged = [contrastive.Judged(each.text, worth) for each, worth in zip(queries, gains, strict=True)]
+    products = encoders.read_catalogue([given.index])
+    judged, _ = encoders.read_judged([(given.index, given.queries, given.qrels)], products, ESCI_GAINS)
+    folds = drawn(len(judged), given.folds)
     options = msgspec.convert(given.chosen.get("encoder", {}), contrastive.Options)
     then = nearest.values(before, judged, products)
     now = np.zeros(len(judged))
@@ -70,15 +69,16 @@ def finish_encoder(given: argparse.Namespace, queries: Sequence[Query], qrels: Q
         bundle = export.export(model, to / "bundle", before.description)
         now[part] = nearest.values(bundle, [judged[at] for at in part], products)
         print(f"fold {fold}: {now[part].mean():.4f}, in use {then[part].mean():.4f}", file=sys.stderr, flush=True)
-    print(f"{len(queries)} queries, {given.folds} folds, {len(products)} products\n")
+    print(f"{len(judged)} queries, {given.folds} folds, {len(products)} products\n")
     print("| encoder | nDCG@10 | minus what is in use (95 %) |\n|---|---|---|")
     print(f"| the one in use | {then.mean():.4f} | |\n| trained further | {now.mean():.4f} | {told(now, then)} |")
 
 
-def finish_reranker(
-    given: argparse.Namespace, queries: Sequence[Query], qrels: Qrels, folds: NDArray[np.int64]
-) -> None:
+def finish_reranker(given: argparse.Namespace) -> None:
     settings, gain, chosen = config.load(), parse_gains(ESCI_GAINS), given.chosen
+    qrels = read_qrels(given.qrels)
+    queries = [query for query in read_queries(given.queries) if query.id in qrels]
+    folds = drawn(len(queries), given.folds)
     base, licence, before = open_base(CURRENT, given.work / "base", "reranker", ())
     assert before is not None
     plan = run.Plan(
@@ -138,11 +138,8 @@ def main() -> None:
     for name in ("queries", "qrels", "options", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
-    qrels = read_qrels(given.qrels)
-    queries = [query for query in read_queries(given.queries) if query.id in qrels]
-    folds = np.random.default_rng(13).permutation(len(queries)) % given.folds
     given.chosen = msgspec.toml.decode(given.options.read_bytes(), type=dict[str, dict[str, object]])
-    (finish_encoder if given.kind == "encoder" else finish_reranker)(given, queries, qrels, folds)
+    (finish_encoder if given.kind == "encoder" else finish_reranker)(given)
 
 
 if __name__ == "__main__":

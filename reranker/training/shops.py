@@ -82,10 +82,11 @@ def paired(indexes: Sequence[str], queries: Sequence[Path], qrels: Sequence[Path
 
 
 def open_shop(source: Source, settings: Settings) -> Shop:
-    """Read the fields that the recipe needs of every product. Raises InputError for an empty index."""
+    """Read what the recipe and the signals need of every product. Raises InputError for an empty index."""
     searcher = Searcher.connect(settings, reranker=False)
     client = searcher.retriever.client
-    products = read_products(client, source.index, [field.name for field in RERANKER.fields])
+    fields = dict.fromkeys([*(field.name for field in RERANKER.fields), *signals.FIELDS])
+    products = read_products(client, source.index, list(fields))
     # Negatives come from words and vectors alike, whatever weights serving has found best.
     even = msgspec.structs.replace(settings.search, fusion="min_max", vector_weight=0.5)
     found = searcher.retriever

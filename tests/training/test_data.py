@@ -5,7 +5,7 @@ import pytest
 
 from indexer.errors import UsageError
 from reranker.training.command import make_splits
-from reranker.training.data import Group, Options, judged_groups, title_groups, title_words
+from reranker.training.data import Group, Options, judged_groups
 from reranker.training.finetune import Options as TuneOptions
 from reranker.training.finetune import draw_lists
 
@@ -26,29 +26,6 @@ def test_a_judged_query_gets_unjudged_hits_and_random_products_as_negatives() ->
 
 def test_a_query_whose_products_are_not_in_the_shop_is_left_out() -> None:
     assert judged_groups({"q": "cup"}, {"q": {"gone": 1.0}}, CATALOG, lambda _: [], Options()) == []
-
-
-def test_a_made_query_is_taught_by_the_encoder_and_never_calls_an_equal_wrong() -> None:
-    products = {
-        "a": {"title": "steel cup blue handle"},
-        "b": {"title": "blue steel cup with a handle"},
-        "c": {"title": "lamp shade"},
-        "d": {"title": "garden chair"},
-    }
-    near = [("a", 0.9), ("c", 0.87), ("b", 0.86), ("d", 0.5)]
-    for group in title_groups(products, lambda _: near, Options(title_queries=4, title_negatives=2, seed=3)):
-        answer = group.products[0]
-        assert group.targets[0] == 1.0
-        assert all(0 <= target <= 1 for target in group.targets)
-        if answer == "a" and "b" in group.products:
-            assert set(group.query.split()) - set(str(products["b"]["title"]).split())
-
-
-def test_chinese_titles_are_cut_into_words() -> None:
-    words = title_words("屿禾 316不锈钢保温杯 750ml 黑色")
-    assert "不锈钢" in words
-    assert "750ml" in words
-    assert all(" " not in word for word in words)
 
 
 def test_every_list_has_one_of_the_best_products_and_its_size() -> None:

@@ -76,6 +76,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.passage.close()
     await asyncio.to_thread(app.state.engine.close)
     await asyncio.to_thread(app.state.ubi.close)
+    await asyncio.to_thread(app.state.shop.close)
     if app.state.traces is not None:
         await asyncio.to_thread(app.state.traces.shutdown)
 

@@ -45,6 +45,7 @@ class Engine:
         self._breakers = {name: Breaker(serve.breaker_failures, serve.breaker_s) for name in (DEFAULT, *serve.bundles)}
         self._pool = ThreadPoolExecutor(serve.workers, "shelfrank-model")
         self._waiting = 0
+        self._closed = False
         self._typical_s = 0.0  # of the last pieces of work, the newer the more
         # Begins a span of a trace, where there are traces.
         self.span: Callable[[str], AbstractContextManager[Any]] = nullcontext
@@ -65,12 +66,16 @@ class Engine:
             await asyncio.to_thread(self.load)
 
     def _attempt(self, what: str, load: Callable[[], None]) -> None:
+        if self._closed:
+            return
         try:
             load()
             self.missing.pop(what, None)
         except Exception as error:  # noqa: BLE001 - searches go on with the first stage, whatever is wrong with a model
             self.missing[what] = str(error)
             log.error("The %s cannot be loaded: %s", what, error)
+        if self._closed:
+            self._let_go()
 
     def _load_reranker(self, name: str) -> None:
         models = self.settings.models
@@ -227,4 +232,11 @@ class Engine:
             raise ShelfrankError(f"The model failed: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
+        """End the work and let go of the models: an application is full of cycles, and they are some 500 MB."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.rerankers.clear()
+        self.encoder = self.next_encoder = None

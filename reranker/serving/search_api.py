@@ -142,6 +142,14 @@ class Shop:
             self._searchers[reranker] = found
         return found
 
+    def close(self) -> None:
+        """Let go of the models, and of the connections to the cluster."""
+        with self._lock:
+            self._searchers.clear()
+            if self._retriever is not None:
+                self._retriever.client.close()
+            self._retriever = None
+
 
 def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
     """One page; a reranker that is missing or left alone is told as such."""

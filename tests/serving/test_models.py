@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +118,19 @@ def test_while_a_catalogue_moves_each_index_is_asked_by_its_own_encoder(
             ("query_vectors", "hit"): 1,
             ("query_vectors", "miss"): 2,
         }
+
+
+def test_a_service_that_has_ended_lets_go_of_its_models_at_once(patient: Settings, shop: str) -> None:
+    gc.disable()  # which would free them too, some day
+    try:
+        with running(with_serve(patient, index=shop)) as found:
+            assert found.search(shop, BODY).headers["x-shelfrank-status"] == "applied"
+            assert found.http.post("/v1/search", json={"index": shop, "query": "bottle"}).status_code == 200
+            engine = found.app.state.engine
+            held = [weakref.ref(engine.encoder.session), weakref.ref(engine.reranker(DEFAULT).session)]
+        assert [each() for each in held] == [None, None]
+        engine.load()
+        assert not engine.rerankers
+        assert engine.encoder is None
+    finally:
+        gc.enable()

@@ -19,7 +19,11 @@ from reranker.registry import current
 SAMPLE = Path(__file__).parents[2] / "ingest" / "sample_shop"
 OPTIONS = """
 [data]
-title_queries = 200
+title_queries = 120
+attribute_queries = 20
+exclusion_queries = 20
+price_queries = 20
+accessory_queries = 20
 first_stage_negatives = 5
 random_negatives = 3
 

@@ -178,6 +178,12 @@ def terms_of(text: str) -> list[str]:
     return found
 
 
+def names_audience(text: str) -> bool:
+    """Whether a text says for whom, or for which animal, and nothing else."""
+    words = terms_of(text)
+    return bool(words) and all(any(_some(each, {word}) for each in _AUDIENCES) for word in words)
+
+
 def _read_query(query: str) -> _Query:
     folded = _fold(query)
     excluded: set[str] = set()

@@ -37,6 +37,7 @@ _WITHOUT_EN = ("{0} without {1}", "{0} without {1}", "{0} no {1}", "{1} free {0}
 _WITHOUT_ZH = ("{0} 不带{1}", "不要{1}的{0}", "{0} 无{1}")
 
 _SHARPNESS = 0.03  # cosine distance at which a hit counts 1/e as right as the best
+_NEAR = 0.2  # what a right product is at least, however far the encoder has to go for it
 _AGAINST = 0.1  # what is left of a product's target where it has another brand or colour than was asked for
 _COMMON, _FEW = 0.02, 20  # share of the titles, and titles, above which a word says too little to be excluded
 _RARE = 3  # titles that a word stands in before it is worth excluding
@@ -64,12 +65,12 @@ class Catalogue:
         most = max(_FEW, _COMMON * len(self.ids))
         return [word for word in words if not word[0].isdigit() and _RARE <= self._titles[word.casefold()] <= most]
 
-    def thing(self, key: str, rng: np.random.Generator) -> list[str]:
+    def thing(self, key: str, rng: np.random.Generator, from_title: float = 0.5) -> list[str]:
         """What a product is: the end of its category's path, or words of its title."""
         product = self.products[key]
         category = product.get("category")
         leaf = field_text(category[-1:] if isinstance(category, (list, tuple)) else category)
-        if leaf and rng.random() < 0.5:
+        if leaf and rng.random() >= from_title:
             return [word.casefold() for word in title_words(_AND.split(leaf)[0])][-_THING_WORDS:]
         brand = field_text(product.get("brand")).casefold()
         return _picked([word for word in self.words(key) if word.casefold() not in brand], "", rng)
@@ -172,9 +173,9 @@ def _group(catalogue: Catalogue, asked: Asked, teacher: Teacher, most: int, rng:
         target = asked.target(right, row)
         if target is not None:
             (keeping if target == right else breaking)[hit] = target
-    if not keeping or not breaking:
+    top = max(keeping.values(), default=0.0)
+    if top < _NEAR or not breaking:
         return None
-    top = max(keeping.values())
     targets = {hit: round(target / top, 4) for hit, target in list(keeping.items())[:most]}
     targets |= {hit: round(min(_AGAINST, target / top), 4) for hit, target in list(breaking.items())[:most]}
     for at in rng.integers(len(catalogue.ids), size=_FAR):
@@ -210,7 +211,7 @@ def _exclusions(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[Aske
     for key in _shuffled(catalogue.ids, rng):
         title = field_text(catalogue.products[key].get("title"))
         had = [word for match in _HAS.finditer(title) for part in match.groups() if part for word in title_words(part)]
-        thing = catalogue.thing(key, rng)
+        thing = catalogue.thing(key, rng, from_title=0.0)
         parts = catalogue.telling(had[:3]) or catalogue.telling(catalogue.words(key)[1:])
         parts = [part.casefold() for part in parts if part.casefold() not in " ".join(thing)]
         if not parts or not thing:
@@ -238,7 +239,7 @@ def _accessories(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[Ask
         for match in _SOLD_FOR.finditer(title):
             words = title_words(_AFTER.split(next(part for part in match.groups() if part), maxsplit=1)[0])
             thing = _joined([word.casefold() for word in words[:_THING_WORDS]])
-            if len(thing) > 3 or (_HAN.search(thing) and len(thing) > 1):
+            if len(thing) > (1 if _HAN.search(thing) else 3) and not signals.names_audience(thing):
                 yield Asked(thing, thing, never=("accessory",), named=True)
                 break
 

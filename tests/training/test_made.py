@@ -100,6 +100,13 @@ def test_what_is_sold_for_a_thing_is_not_the_thing() -> None:
         assert by_kind == {"p": 1.0, "c": 0.0}
 
 
+def test_whom_a_product_is_for_is_no_thing() -> None:
+    shop = SHOP | {"x": {"title": "Vitamins for women"}, "y": {"title": "Women shirt"}}
+    queries = [group.query for group in made_groups(shop, near, Options(title_queries=0, accessory_queries=50))]
+    assert queries
+    assert "women" not in queries
+
+
 def test_a_query_that_is_held_out_is_not_made() -> None:
     options = Options(title_queries=0, accessory_queries=5)
     held_out = made_groups(SHOP, near, options)[0].query.upper()

@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from indexer import settings as config
 from indexer.settings import Models
-from reranker.blend import COLUMNS, FIRST_STAGE, RERANK
+from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, unit
 from reranker.bundle import Bundle, load
 from reranker.evaluation.compare import ESCI_GAINS, parse_gains
 from reranker.evaluation.judgments import Query, read_qrels, read_queries
+from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import data, finetune, lastmile, run
@@ -80,13 +81,10 @@ def rows(lists: int, shops: Sequence[Shop], domains: Mapping[tuple[str, str], in
     first = shops[0].source.index
     each = lists // len({shop.source.index for shop in shops})
     titles = {"title_queries": each // 2}
-    all_kinds = dict.fromkeys(MADE, each // 8) | titles
     found = [Row("titles", {"title_queries": each})]
     found += [Row(f"titles and {name.removesuffix('_queries')}", titles | {name: each // 2}) for name in MADE]
     found += [
-        Row("titles and all four", all_kinds),
         Row("judged", lists=lists, reads=lambda shop, query: True),
-        Row("judged, titles and all four", {k: v // 2 for k, v in all_kinds.items()}, lists // 2, lambda *_: True),
         Row("judged, first shop", lists=lists, reads=lambda shop, query: shop.source.index == first),
         Row("judged, other shop", lists=lists, reads=lambda shop, query: shop.source.index != first),
     ]
@@ -96,6 +94,12 @@ def rows(lists: int, shops: Sequence[Shop], domains: Mapping[tuple[str, str], in
             return shop.source.index == first and domains[shop.source.index, query.id] != number
 
         found.append(Row(f"judged, first shop without domain {number + 1}", lists=lists, reads=without))
+    all_kinds = titles | dict.fromkeys(MADE, each // 8)
+    halves = {name: count // 2 for name, count in all_kinds.items()}
+    found += [
+        Row("titles and all four", all_kinds),
+        Row("judged, titles and all four", halves, lists // 2, lambda shop, query: True),
+    ]
     return found
 
 
@@ -148,12 +152,42 @@ def asked_of(shops: Sequence[Shop]) -> list[tuple[Shop, Query]]:
     return [(shop, query) for shop in shops for query in shop.source.within(("dev", "test"))]
 
 
-def measured(bundle: Bundle, shops: Sequence[Shop], window: int) -> list[Window]:
-    gain = parse_gains(ESCI_GAINS)
+def searched(shops: Sequence[Shop], window: int, file: Path) -> list[Window]:
+    """The windows of what is measured, kept in a file: only the cross-encoder's column differs between rows."""
+    if not file.is_file():
+        gain, any_model = parse_gains(ESCI_GAINS), CrossEncoder.load(Models())
+        searchers = [Searcher(shop.searcher.retriever, any_model, shop.searcher.settings) for shop in shops]
+        of = {id(shop): searcher for shop, searcher in zip(shops, searchers, strict=True)}
+        found = [window_of(shop.source, of[id(shop)], query, gain, window) for shop, query in asked_of(shops)]
+        rows = [(each.ids, each.features.tolist(), each.gains, each.query) for each in found]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(msgspec.json.encode(rows))
+    kept = msgspec.json.decode(
+        file.read_bytes(), type=list[tuple[tuple[str, ...], list[list[float]], dict[str, float], str]]
+    )
+    return [
+        Window(ids, np.array(rows, float).reshape(len(ids), len(COLUMNS)), gains, query)
+        for ids, rows, gains, query in kept
+    ]
+
+
+def scored(bundle: Bundle, shops: Sequence[Shop], windows: Sequence[Window]) -> list[Window]:
+    """The windows as this cross-encoder scores them."""
     model = CrossEncoder(bundle, Models())
-    searchers = [Searcher(shop.searcher.retriever, model, shop.searcher.settings) for shop in shops]
-    of = {id(shop): searcher for shop, searcher in zip(shops, searchers, strict=True)}
-    return [window_of(shop.source, of[id(shop)], query, gain, window) for shop, query in asked_of(shops)]
+    catalogues = {shop.source.index: shop.products for shop in shops}
+    tokens = {
+        (index, key): model.product_tokens(product)
+        for index, products in catalogues.items()
+        for key, product in products.items()
+    }
+    found = []
+    for (shop, query), window in zip(asked_of(shops), windows, strict=True):
+        rows = window.features.copy()
+        if window.ids:
+            scores = model.score(bounded(query.text), [tokens[shop.source.index, key] for key in window.ids]).values
+            rows[:, COLUMNS.index(RERANK)] = unit(scores)
+        found.append(msgspec.structs.replace(window, features=rows))
+    return found
 
 
 def values_of(windows: Sequence[Window]) -> dict[str, list[float]]:
@@ -183,6 +217,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lists", type=int, default=1000)
     parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=None, help="only the first so many rows")
     given = parser.parse_args()
     settings, gain = config.load(), parse_gains(ESCI_GAINS)
 
@@ -207,13 +242,15 @@ def main() -> None:
     number = grouped(Counter(top for (index, _), top in tops.items() if index == first), DOMAINS)
     domains = {key: number.get(top, -1) for key, top in tops.items()}
 
+    measured = [*shops, *people]
+    bare = searched(measured, settings.search.window, given.work / "windows.json")
     print(f"{given.layers} layers, {given.lists} lists a row, window {settings.search.window}\n")
     found: dict[str, Values] = {}
-    for row in rows(given.lists, shops, domains):
+    for row in rows(given.lists, shops, domains)[: given.rows]:
         file = given.work / re.sub(r"\W+", "-", row.name) / "values.json"
         if not file.is_file():
             bundle = trained(row, shops, base, licence, given.layers, file.parent)
-            windows = measured(bundle, [*shops, *people], settings.search.window)
+            windows = scored(bundle, measured, bare)
             excluding = [bool(window.features[:, _EXCLUDED].any()) for window in windows]
             read = {name: bundle.description.training[name] for name in ("judged_queries", "made_queries", "lists")}
             file.write_bytes(msgspec.json.encode(Kept(read, excluding, values_of(windows))))
@@ -221,7 +258,7 @@ def main() -> None:
         found[row.name] = {way: np.array(each) for way, each in kept.values.items()}
         print(f"- {row.name}: {kept.read}", flush=True)
 
-    asked = asked_of([*shops, *people])
+    asked = asked_of(measured)
     own = np.array([shop.source.index == first for shop, _ in asked])
     by_people = np.array([any(shop is each for each in people) for shop, _ in asked])
     chinese = np.array([bool(_HAN.search(query.text)) for _, query in asked])
@@ -236,12 +273,14 @@ def main() -> None:
     whole = [name for name in found if "shop" not in name]
     for title, chosen in sets.items():
         table(title, found, np.flatnonzero(chosen), "titles", whole)
-    for title, chosen in list(sets.items())[:4]:
-        table(title, found, np.flatnonzero(chosen), "judged", ["judged", "judged, first shop", "judged, other shop"])
+    carried = [name for name in ("judged", "judged, first shop", "judged, other shop") if name in found]
+    for title, chosen in list(sets.items())[:4] if carried else []:
+        table(title, found, np.flatnonzero(chosen), "judged", carried)
     for at in range(DOMAINS):
-        inside = [top for top, where in number.items() if where == at]
         names = ["judged, first shop", f"judged, first shop without domain {at + 1}"]
-        table(f"domain {at + 1} ({', '.join(inside)})", found, np.flatnonzero(own & (domain == at)), names[0], names)
+        if names[1] in found:
+            inside = ", ".join(top for top, where in number.items() if where == at)
+            table(f"domain {at + 1} ({inside})", found, np.flatnonzero(own & (domain == at)), names[0], names)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from reranker.training.recipes import RERANKER
 from reranker.training.shops import KEPT_SCORES, Shop, window_of, words_window_of
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
-_PARITY_PAIRS = 1_000
+_PARITY_PAIRS, _PARITY_BATCH = 1_000, 32
 # The largest difference of a logit from the trained model's: a part of their range, and what matters to no blend.
 _PARITY = 0.05
 _PARITY_FLOOR = 0.01
@@ -204,11 +204,12 @@ def parity(
     session = CrossEncoder(bundle, Models()).session
     model.to("cpu").eval()
     expected, found = [], []
-    for item in pairs:
+    for part in (pairs[at : at + _PARITY_BATCH] for at in range(0, len(pairs), _PARITY_BATCH)):
         with torch.no_grad():
-            batch = finetune.collate([item], pairing.layout.pad, torch.device("cpu"))
-            expected.append(float(model(**batch).logits[0, 0]))
-        found.append(float(session.run([item.ids], [item.types], pairing.layout.pad)[0, 0]))
+            batch = finetune.collate(part, pairing.layout.pad, torch.device("cpu"))
+            expected += model(**batch).logits[:, 0].tolist()
+        rows = session.run([item.ids for item in part], [item.types for item in part], pairing.layout.pad)
+        found += rows[:, 0].tolist()
     differences = np.abs(np.subtract(expected, found))
     return float(differences.max()), float(np.ptp(expected))
 

@@ -162,6 +162,10 @@ def searched(shops: Sequence[Shop], window: int, file: Path) -> list[Window]:
         rows = [(each.ids, each.features.tolist(), each.gains, each.query) for each in found]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(msgspec.json.encode(rows))
+    return read_windows(file)
+
+
+def read_windows(file: Path) -> list[Window]:
     kept = msgspec.json.decode(
         file.read_bytes(), type=list[tuple[tuple[str, ...], list[list[float]], dict[str, float], str]]
     )

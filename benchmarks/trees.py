@@ -1,12 +1,12 @@
 """Whether gradient boosted trees earn their place in the last mile: LambdaMART beside the weighted sum, same features.
 
     pip install lightgbm==4.7.0
-    python benchmarks/trees.py --fit models-esci graded.queries.tsv graded.qrels.tsv dev \
-        --test models-esci graded.queries.tsv graded.qrels.tsv spare
+    python benchmarks/trees.py --windows runs/supervision/windows.json --leave-out models-esci queries.tsv
 
-Both are fitted to the `--fit` queries, which name a split; how many leaves and trees is chosen there too, by five folds
-over queries. LightGBM (MIT) is used here and nowhere else. A learning curve follows: both fitted to a part of those
-queries, drawn three times. Differences are nDCG@10 on the `--test` queries with 95 % intervals (paired bootstrap).
+Takes the windows that `supervision.py` keeps, as the current reranker scored them, but those of queries that it has
+read (`--leave-out`). Both are fitted on four fifths of the queries and measured on the fifth; how many leaves and trees
+is chosen within the four. A second table has them fitted to a quarter and to a half of the four fifths. LightGBM (MIT)
+is used here and nowhere else. Differences are nDCG@10 with 95 % intervals over queries (paired bootstrap).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 
 import lightgbm
 import numpy as np
-from lastmile import told, windows
+from lastmile import told
 from numpy.typing import NDArray
+from supervision import read_windows
 
-from indexer import settings as config
 from reranker.blend import FIRST_STAGE
-from reranker.search import Searcher
+from reranker.evaluation.judgments import read_queries
 from reranker.training import lastmile
 from reranker.training.lastmile import Window
 
 LEAVES, TREES = (3, 6, 12), (50, 100, 200)
-PARTS = (0.25, 0.5)
-DRAWS = 3
+SHARES = (0.25, 0.5, 1.0)
+FOLDS = 5
 
 
 def trees(fitted: Sequence[Window], leaves: int, count: int) -> lightgbm.Booster:
@@ -68,50 +68,43 @@ def chosen(fitted: Sequence[Window]) -> tuple[int, int]:
     order = np.random.default_rng(13).permutation(len(fitted))
     means = {}
     for leaves, count in itertools.product(LEAVES, TREES):
-        found = [
-            ordered(trees([fitted[at] for at in np.setdiff1d(order, part)], leaves, count), [fitted[at] for at in part])
-            for part in np.array_split(order, 5)
-        ]
+        found = []
+        for part in np.array_split(order, FOLDS):
+            others = [fitted[at] for at in np.setdiff1d(order, part)]
+            found.append(ordered(trees(others, leaves, count), [fitted[at] for at in part]))
         means[leaves, count] = float(np.concatenate(found).mean())
-        print(f"{leaves} leaves, {count} trees: {means[leaves, count]:.4f} on the folds left out", flush=True)
     return max(means, key=lambda key: means[key])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("fit", "test"):
-        parser.add_argument(
-            f"--{name}", nargs=4, action="append", required=True, metavar=("INDEX", "QUERIES", "QRELS", "SPLIT")
-        )
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--leave-out", nargs=2, action="append", default=[], metavar=("INDEX", "QUERIES"))
     options = parser.parse_args()
-    settings = config.load()
-    searcher = Searcher.connect(settings)
-    window = settings.search.window
-    fitted = [each for *shop, split in options.fit for each in windows(shop, split, window, searcher)]
-    print(f"fitted to {len(fitted)} queries")
-    held_out = lastmile.held_out_values(fitted).mean()
-    print(f"weighted sum: {held_out:.4f} on the folds left out")
-    leaves, count = chosen(fitted)
-    tested = {
-        f"{Path(shop[1]).parent.name} {split}": windows(shop, split, window, searcher) for *shop, split in options.test
-    }
-    for name, measured in tested.items():
-        first = lastmile.values(measured, {FIRST_STAGE: 1.0})
-        linear = lastmile.values(measured, lastmile.fit(fitted))
-        boosted = ordered(trees(fitted, leaves, count), measured)
-        print(
-            f"\n{name}: {len(measured)} queries\n| last mile | nDCG@10 | minus the weighted sum (95 %) |\n|---|---|---|"
-        )
-        print(f"| first stage | {first.mean():.4f} | {told(first, linear)} |")
-        print(f"| weighted sum | {linear.mean():.4f} | |")
-        print(f"| {count} trees of {leaves} leaves | {boosted.mean():.4f} | {told(boosted, linear)} |")
-        for part in PARTS:
-            drawn = [np.random.default_rng(draw).permutation(len(fitted)) for draw in range(DRAWS)]
-            some = [[fitted[at] for at in order[: round(part * len(fitted))]] for order in drawn]
-            sums = np.mean([lastmile.values(measured, lastmile.fit(each)) for each in some], axis=0)
-            grown = np.mean([ordered(trees(each, leaves, count), measured) for each in some], axis=0)
-            print(f"| weighted sum, {len(some[0])} queries | {sums.mean():.4f} | {told(sums, linear)} |")
-            print(f"| trees, {len(some[0])} queries | {grown.mean():.4f} | {told(grown, linear)} |", flush=True)
+    read = {f"{index}/{query.id}" for index, file in options.leave_out for query in read_queries(Path(file))}
+    windows = [each for each in read_windows(options.windows) if each.query not in read and each.ids]
+    values: dict[str, NDArray[np.float64]] = {}
+    picked = []
+    order = np.random.default_rng(13).permutation(len(windows))
+    for fold, part in enumerate(np.array_split(order, FOLDS)):
+        measured, others = [windows[at] for at in part], np.setdiff1d(order, part)
+        drawn = np.random.default_rng(fold).permutation(others)
+        leaves, count = chosen([windows[at] for at in others])
+        picked.append(f"{count} trees of {leaves} leaves")
+        for share in SHARES:
+            fitted = [windows[at] for at in drawn[: round(share * len(drawn))]]
+            rows = {
+                "first stage": lastmile.values(measured, {FIRST_STAGE: 1.0}),
+                f"weighted sum, {share:.0%} of four fifths": lastmile.values(measured, lastmile.fit(fitted)),
+                f"trees, {share:.0%} of four fifths": ordered(trees(fitted, leaves, count), measured),
+            }
+            for name, found in rows.items():
+                values.setdefault(name, np.zeros(len(windows)))[part] = found
+    whole = values["weighted sum, 100% of four fifths"]
+    print(f"{len(windows)} queries, {FOLDS} folds; chosen within them: {', '.join(picked)}\n")
+    print("| last mile | nDCG@10 | minus the weighted sum (95 %) |\n|---|---|---|")
+    for name, found in values.items():
+        print(f"| {name} | {found.mean():.4f} | {told(found, whole)} |")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ _AGAINST = 0.1  # what is left of a product's target where it has another brand 
 _COMMON, _FEW = 0.02, 20  # share of the titles, and titles, above which a word says too little to be excluded
 _RARE = 3  # titles that a word stands in before it is worth excluding
 _THING_WORDS = 4
+_TRIES = 20  # queries that are tried for one that teaches something
 _FAR = 3  # products drawn at random beside a made query's
 _AND = re.compile(r" & | and |、|,|/")
 _AT = {name: at for at, name in enumerate(signals.NAMES)}
@@ -151,10 +152,13 @@ def _groups(
     options: Options,
     rng: np.random.Generator,
 ) -> list[Group]:
-    """Up to `count` groups. A query that all of its neighbours agree with, or none, teaches nothing and is left out."""
+    """Up to `count` groups. A query that all of its neighbours agree with, or none, teaches nothing and is left out.
+
+    It is given up where only few of those that were tried teach something: a large catalogue has more than time for.
+    """
     groups: dict[str, Group] = {}
-    for each in asked:
-        if len(groups) == count:
+    for tried, each in enumerate(asked):
+        if len(groups) == count or tried == _TRIES * count:
             break
         group = None if each.query in groups else _group(catalogue, each, teacher, options.title_negatives // 2, rng)
         if group:

@@ -100,6 +100,18 @@ def test_what_is_sold_for_a_thing_is_not_the_thing() -> None:
         assert by_kind == {"p": 1.0, "c": 0.0}
 
 
+def test_a_catalogue_without_a_kind_is_not_searched_for_ever() -> None:
+    shop = {f"a{at}": {"title": f"Case for phone {at}", "price": 1.0, "category": ["Cases"]} for at in range(500)}
+    asked: list[str] = []
+
+    def teacher(query: str) -> list[tuple[str, float]]:
+        asked.append(query)
+        return [(key, 0.9) for key in list(shop)[:5]]
+
+    assert made_groups(shop, teacher, Options(title_queries=0, accessory_queries=2, price_queries=2)) == []
+    assert 0 < len(asked) < 100
+
+
 def test_whom_a_product_is_for_is_no_thing() -> None:
     shop = SHOP | {"x": {"title": "Vitamins for women"}, "y": {"title": "Women shirt"}}
     queries = [group.query for group in made_groups(shop, near, Options(title_queries=0, accessory_queries=50))]

@@ -28,7 +28,7 @@ def measure(
     `held` has a shop's queries by its index; products have the keys INDEX/ID, as the queries' gains do.
     """
     return {
-        index: _measure(new, before, queries, _some(index, queries, products, most)) for index, queries in held.items()
+        index: _measure(new, before, queries, sample(index, queries, products, most)) for index, queries in held.items()
     }
 
 
@@ -44,7 +44,8 @@ def _measure(new: Bundle, before: Bundle, queries: Sequence[Judged], products: P
     }
 
 
-def _some(index: str, queries: Sequence[Judged], products: Products, most: int) -> Products:
+def sample(index: str, queries: Sequence[Judged], products: Products, most: int) -> Products:
+    """The products of a shop that its queries judge, and others at random up to `most`. Seeded."""
     own = sorted(key for key in products if key.startswith(f"{index}/"))
     judged = {key for each in queries for key in each.gains}
     others = [key for key in own if key not in judged]

@@ -165,9 +165,8 @@ def main() -> None:
     print(f"{given.lists} lists a row, learning rate {given.rate}, window {config.load().search.window}")
     for title, chosen in sets.items():
         print(f"\n{title}: {int(chosen.sum())} queries, first stage {stage[chosen].mean():.3f}")
-        print(
-            "| read | alone | minus as it is (95 %) | in the final order | minus as it is (95 %) |\n|---|---|---|---|---|"
-        )
+        print("| read | alone | minus as it is (95 %) | in the final order | minus as it is (95 %) |")
+        print("|---|---|---|---|---|")
         for name, values in found.items():
             cells = [
                 f"{values[way][chosen].mean():.3f} | {told(values[way][chosen], found[UNTRAINED][way][chosen])}"

@@ -164,6 +164,8 @@ def main() -> None:
     stage = lastmile.values(bare, {FIRST_STAGE: 1.0})
     print(f"{given.lists} lists a row, learning rate {given.rate}, window {config.load().search.window}")
     for title, chosen in sets.items():
+        if not chosen.any():
+            continue
         print(f"\n{title}: {int(chosen.sum())} queries, first stage {stage[chosen].mean():.3f}")
         print("| read | alone | minus as it is (95 %) | in the final order | minus as it is (95 %) |")
         print("|---|---|---|---|---|")

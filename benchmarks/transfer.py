@@ -137,6 +137,8 @@ def main() -> None:
     }
     print(f"{given.queries} queries read in {options.rounds} rounds, {given.products} products searched")
     for title, chosen in sets.items():
+        if not chosen.any():
+            continue
         print(f"\n{title}: {int(chosen.sum())} queries\n| read | nDCG@10 | minus nothing (95 %) |\n|---|---|---|")
         for name in list(rows)[:4]:
             print(

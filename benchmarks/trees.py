@@ -59,7 +59,7 @@ def trees(fitted: Sequence[Window], leaves: int, count: int) -> lightgbm.Booster
 
 def ordered(booster: lightgbm.Booster, measured: Sequence[Window]) -> NDArray[np.float64]:
     """nDCG@10 of each window."""
-    return np.array([each.value(np.asarray(booster.predict(each.features))) if each.ids else 0.0 for each in measured])
+    return np.array([each.value(np.asarray(booster.predict(each.features))) for each in measured])
 
 
 def chosen(fitted: Sequence[Window]) -> tuple[int, int]:

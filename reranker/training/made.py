@@ -58,8 +58,7 @@ class Catalogue:
 
     def words(self, key: str) -> list[str]:
         """Words of a title that say something, in their order."""
-        title = field_text(self.products[key].get("title"))
-        return [word for word in title_words(title) if len(word) > 1 or word.isdigit()]
+        return _speaking(field_text(self.products[key].get("title")))
 
     def telling(self, words: Sequence[str]) -> list[str]:
         """Those of some words that stand in several titles and in few."""
@@ -107,11 +106,11 @@ def made_groups(
     """Groups of made queries of all kinds that the options ask for; no query is one of the `held_out` ones."""
     avoided = {query.casefold() for query in held_out}
     groups = title_groups(products, teacher, options) if options.title_queries else []
-    catalogue = Catalogue(products) if sum(count for count, _ in _kinds(options)) else None
-    for at, (count, kind) in enumerate(_kinds(options)):
-        if count and catalogue:
-            rng = np.random.default_rng([options.seed, at])
-            groups += _groups(catalogue, kind(catalogue, rng), teacher, count, options, rng)
+    kinds = [(at, count, kind) for at, (count, kind) in enumerate(_kinds(options)) if count]
+    catalogue = Catalogue(products if kinds else {})  # to read all titles takes its time
+    for at, count, kind in kinds:
+        rng = np.random.default_rng([options.seed, at])
+        groups += _groups(catalogue, kind(catalogue, rng), teacher, count, options, rng)
     return [group for group in groups if group.query.casefold() not in avoided]
 
 
@@ -126,8 +125,7 @@ def title_groups(products: Mapping[str, Mapping[str, Any]], teacher: Teacher, op
     groups = []
     for at in chosen:
         product = products[ids[at]]
-        words = [word for word in title_words(str(product["title"])) if len(word) > 1 or word.isdigit()]
-        words = _picked(words, str(product.get("brand") or ""), rng)
+        words = _picked(_speaking(str(product["title"])), str(product.get("brand") or ""), rng)
         if not words:
             continue
         query = _joined(words)
@@ -277,6 +275,11 @@ def title_words(title: str) -> list[str]:
 
     jieba.setLogLevel("WARNING")
     return [word for word in jieba.cut(title) if _HAN.search(word) or _WORD.fullmatch(word)]
+
+
+def _speaking(title: str) -> list[str]:
+    """The words of a title that say something, in their order."""
+    return [word for word in title_words(title) if len(word) > 1 or word.isdigit()]
 
 
 def _holds(title: str, words: Sequence[str]) -> bool:

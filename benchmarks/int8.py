@@ -30,8 +30,8 @@ from reranker.evaluation.metrics import gains_of, ndcg
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from reranker.training import nearest
-from reranker.training.contrastive import Judged
 from reranker.training.export import export
+from reranker.training.mining import Judged
 
 
 def in_float32(folder: Path, like: Path, kind: str, out: Path) -> Path:

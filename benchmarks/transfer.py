@@ -29,7 +29,7 @@ from reranker.bundle import load
 from reranker.evaluation.compare import ESCI_GAINS
 from reranker.training import contrastive, encoders, export, nearest, recipes
 from reranker.training.base import PACKAGED
-from reranker.training.contrastive import Judged
+from reranker.training.mining import Judged
 from reranker.training.workbench import open_base, read_options
 
 DOMAINS = 3

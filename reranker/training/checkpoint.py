@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 FILE = "checkpoint.safetensors"
+Floats = NDArray[np.float32]
 
 
 def store(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, key: str) -> None:
@@ -46,6 +52,31 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ke
     return int(about["step"])
 
 
+def fingerprint(model: nn.Module) -> str:
+    """Names a model's weights."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def array(folder: Path, name: str, of: object, make: Callable[[], Floats]) -> Floats:
+    """An array that is made once for a run: a run that goes on finds it beside its checkpoint, if it is still of this.
+
+    `of` is what it was made of, as msgspec encodes it.
+    """
+    file = folder / f"checkpoint-{name}-{hashlib.sha256(msgspec.json.encode(of)).hexdigest()[:32]}.npy"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_suffix(".part")
+        with scratch.open("wb") as opened:
+            np.save(opened, make(), allow_pickle=False)
+        os.replace(scratch, file)
+    return np.asarray(np.load(file, allow_pickle=False), np.float32)
+
+
 def remove(folder: Path) -> None:
-    """Forget the checkpoint of a finished run."""
-    (folder / FILE).unlink(missing_ok=True)
+    """Forget the checkpoint of a finished run, and the arrays beside it."""
+    for file in (folder / FILE, *folder.glob("checkpoint-*.npy"), *folder.glob("checkpoint-*.part")):
+        file.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +26,13 @@ from reranker.retrieval import bounded
 from reranker.text import Recipe, product_ids, query_ids
 from reranker.training import checkpoint, export, finetune
 from reranker.training.finetune import Pair, collate, multiplies_bfloat16
+from reranker.training.mining import Judged, mined, pool
+
+_BATCH = 64  # texts that are embedded at once
+OnStep = Callable[[int, int, float], None]
+"""Step, steps, loss."""
+OnRead = Callable[[int, int], None]
+"""How many texts have been read, of how many."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,14 +47,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: float = 0.01
     frozen_layers: int = 0  # the lowest layers, which stay as they are
     max_tokens: int = 0  # of a product while training; 0: as many as in serving
+    mined_negatives: int = 0  # unjudged products near each query that count as wrong, beside its judged ones
+    mined_margin: float = 0.05  # how far below the best product's cosine theirs must be, as a share of it
+    mined_from: int = 10_000  # products that are looked through for them: the judged ones, and others at random
     seed: int = 13
-
-
-class Judged(msgspec.Struct, frozen=True):
-    """A query with the gains of its judged products, by key."""
-
-    query: str
-    gains: dict[str, float]
 
 
 def draw(judged: Sequence[Judged], options: Options) -> list[list[tuple[Judged, tuple[str, ...]]]]:
@@ -84,11 +88,13 @@ def finetune_encoder(
     recipe: Recipe,
     out: Path,
     options: Options,
-    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_step: OnStep = lambda step, steps, loss: None,
+    on_read: OnRead = lambda read, texts: None,
 ) -> Path:
     """Train `base` and write it to `out` as a Hugging Face folder; a stopped run goes on from its checkpoint there.
 
-    Raises InputError when no query has a judged product with a gain.
+    Where negatives are mined, queries and products are read first, and `on_read` is told how many. Raises InputError
+    when no query has a judged product with a gain.
     """
     from transformers import AutoModel
 
@@ -103,6 +109,8 @@ def finetune_encoder(
         model.embeddings.requires_grad_(False)
         model.encoder.layer[: options.frozen_layers].requires_grad_(False)
     texts = Texts(base, products, recipe, options.max_tokens)
+    if options.mined_negatives:
+        steps = draw(_with_negatives(model, judged, texts, out, options, on_read), options)
 
     def loss_of(step: int) -> Tensor:
         keys = list(dict.fromkeys(key for _, chosen in steps[step] for key in chosen))
@@ -119,6 +127,22 @@ def finetune_encoder(
     return out
 
 
+def _with_negatives(
+    model: nn.Module,
+    judged: Sequence[Judged],
+    texts: Texts,
+    out: Path,
+    options: Options,
+    on_read: OnRead,
+) -> list[Judged]:
+    """The queries with what the untrained model finds near them and nobody judged."""
+    keys = pool(judged, texts.keys, options.mined_from, np.random.default_rng(options.seed))
+    rows = [*(texts.query(each.query) for each in judged), *map(texts.product, keys)]
+    read = checkpoint.array(out, "mined", rows, lambda: vectors(model, rows, texts.layout.pad, on_read))
+    asked, found = read[: len(judged)], read[len(judged) :]
+    return mined(judged, keys, asked, found, options.mined_negatives, options.mined_margin)
+
+
 class Texts:
     """Token ids of queries and products as the encoder reads them in serving; products are made once."""
 
@@ -131,6 +155,11 @@ class Texts:
         self._max_tokens = min(max_tokens or recipe.max_tokens, recipe.max_tokens)
         self._products = products
         self._made: dict[str, Pair] = {}
+
+    @property
+    def keys(self) -> list[str]:
+        """Of all products."""
+        return list(self._products)
 
     def query(self, text: str) -> Pair:
         return framed(query_ids(bounded(text), self._recipe, self._tokenizer), self.layout, self._max_tokens)
@@ -159,6 +188,29 @@ def embed(model: nn.Module, texts: Sequence[Pair], pad: int, device: torch.devic
     parts = [part for part in (order[:middle], order[middle:]) if part]
     found = torch.cat([_pooled(model, collate([texts[at] for at in part], pad, device), first_token) for part in parts])
     return found[torch.tensor(order, device=device).argsort()]
+
+
+def vectors(
+    model: nn.Module,
+    rows: Sequence[Pair],
+    pad: int,
+    on_read: OnRead = lambda read, texts: None,
+    first_token: bool = False,
+) -> NDArray[np.float32]:
+    """Unit vectors of any number of texts, without gradients: float32 [rows, size]."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda at: len(rows[at].ids))
+    parts = []
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
+        for start in range(0, len(order), _BATCH):
+            some = [rows[at] for at in order[start : start + _BATCH]]
+            parts.append(embed(model, some, pad, device, first_token).cpu().numpy())
+            on_read(start + len(some), len(rows))
+    model.train(training)
+    found = np.zeros((len(rows), parts[0].shape[1]), np.float32)
+    found[order] = np.concatenate(parts)
+    return found
 
 
 def _pooled(model: nn.Module, batch: Mapping[str, Tensor], first_token: bool) -> Tensor:

@@ -32,10 +32,9 @@ from reranker.bundle import layout_of
 from reranker.retrieval import bounded
 from reranker.text import Recipe, field_text
 from reranker.training import checkpoint, export, finetune
-from reranker.training.contrastive import Texts, embed, framed
-from reranker.training.finetune import Pair, multiplies_bfloat16
+from reranker.training.contrastive import OnRead, Texts, embed, framed, vectors
+from reranker.training.finetune import multiplies_bfloat16
 
-_BATCH = 64  # texts that are embedded at once
 _MAP_RIDGE = 1.0
 _SAMPLE = 20_000  # texts that the directions are taken from
 _TITLE_WORDS = 14  # of a title, as far as made queries reach
@@ -94,17 +93,16 @@ class Teacher:
         self._model = AutoModel.from_pretrained(str(folder)).to(device)
         self._prefix = query_prefix
         self._first = reads_first_token(folder)
-        self._device = device
 
-    def vectors(self, texts: Sequence[str], max_tokens: int) -> Floats:
+    def vectors(self, texts: Sequence[str], max_tokens: int, on_read: OnRead = lambda read, texts: None) -> Floats:
         """Unit vectors of texts: float32 [texts, size]."""
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         rows = [framed(each.ids, self._layout, max_tokens) for each in encoded]
-        return _vectors(self._model, rows, self._layout.pad, self._device, self._first)
+        return vectors(self._model, rows, self._layout.pad, on_read, self._first)
 
-    def queries(self, texts: Sequence[str], max_tokens: int) -> Floats:
-        """Unit vectors of texts that are read as queries."""
-        return self.vectors([f"{self._prefix}{text}" for text in texts], max_tokens)
+    def as_query(self, text: str) -> str:
+        """The text as the teacher wants a query."""
+        return f"{self._prefix}{text}"
 
 
 def reads_first_token(folder: Path) -> bool:
@@ -147,16 +145,19 @@ class Lesson(msgspec.Struct, frozen=True):
     products: tuple[str, ...]
 
     def taught(
-        self, own: Floats, teacher: Teacher, products: Mapping[str, Mapping[str, Any]], options: Options
+        self,
+        own: Floats,
+        teacher: Teacher,
+        products: Mapping[str, Mapping[str, Any]],
+        options: Options,
+        on_read: OnRead = lambda read, texts: None,
     ) -> Floats:
         """`targets` of all queries and then of all products."""
         sold = [
             ", ".join(filter(None, (field_text(products[key].get(name)) for name in options.teacher_fields)))
             for key in self.products
         ]
-        theirs = np.concatenate(
-            [teacher.queries(self.queries, options.max_tokens), teacher.vectors(sold, options.max_tokens)]
-        )
+        theirs = teacher.vectors([*map(teacher.as_query, self.queries), *sold], options.max_tokens, on_read)
         read = [not (options.unread and re.search(options.unread, text)) for text in (*self.queries, *sold)]
         if not any(read):
             raise InputError(f"The teacher can read no text: each of the {len(read)} has {options.unread} in it.")
@@ -182,11 +183,13 @@ def distill(
     out: Path,
     options: Options,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_read: OnRead = lambda read, texts: None,
 ) -> Path:
     """Train `student` towards `teacher` and write it to `out` as a Hugging Face folder.
 
-    `texts` are read as queries, beside those made of the products' titles. A stopped run goes on from its checkpoint.
-    Raises InputError when there is no product or no text that the teacher can read.
+    `texts` are read as queries, beside those made of the products' titles. Both models read them all first, and
+    `on_read` is told how many. A stopped run goes on from its checkpoint. Raises InputError when there is no product or
+    no text that the teacher can read.
     """
     from transformers import AutoModel
 
@@ -204,10 +207,10 @@ def distill(
 
     def taught() -> Floats:
         rows = [*asked, *found]
-        own = _vectors(model, rows, read.layout.pad, device)
-        return lesson.taught(own, Teacher(teacher, options.query_prefix, device), products, options)
+        own = vectors(model, rows, read.layout.pad, on_read)
+        return lesson.taught(own, Teacher(teacher, options.query_prefix, device), products, options, on_read)
 
-    wanted = torch.tensor(_kept(out / "targets.npy", key, taught))
+    wanted = torch.tensor(checkpoint.array(out, "targets", key, taught))
     model.train()
     model.get_input_embeddings().requires_grad_(False)
     for module in model.modules():
@@ -226,36 +229,7 @@ def distill(
     finetune.descend(model, len(steps), loss_of, options, key, out, on_step)
     finetune.save(model, out, student)
     checkpoint.remove(out)
-    for suffix in (".npy", ".key"):
-        (out / "targets").with_suffix(suffix).unlink()
     return out
-
-
-def _kept(file: Path, key: str, made: Callable[[], Floats]) -> Floats:
-    """An array that is made once for a run: a run that goes on finds it beside its checkpoint."""
-    about = file.with_suffix(".key")
-    if not (file.is_file() and about.is_file() and about.read_text("utf-8") == key):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        about.unlink(missing_ok=True)
-        np.save(file, made(), allow_pickle=False)
-        about.write_text(key, "utf-8")
-    return np.asarray(np.load(file, allow_pickle=False), np.float32)
-
-
-def _vectors(
-    model: nn.Module, rows: Sequence[Pair], pad: int, device: torch.device, first_token: bool = False
-) -> Floats:
-    """Unit vectors of token rows: float32 [rows, size]; short rows are not padded to the longest of all."""
-    model.eval()
-    order = sorted(range(len(rows)), key=lambda at: len(rows[at].ids))
-    parts = []
-    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
-        for start in range(0, len(order), _BATCH):
-            some = [rows[at] for at in order[start : start + _BATCH]]
-            parts.append(embed(model, some, pad, device, first_token).cpu().numpy())
-    vectors = np.zeros((len(rows), parts[0].shape[1]), np.float32)
-    vectors[order] = np.concatenate(parts)
-    return vectors
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> Floats:

@@ -32,7 +32,7 @@ from reranker.training.workbench import (
 )
 
 if TYPE_CHECKING:
-    from reranker.training.contrastive import Judged
+    from reranker.training.mining import Judged
 
 _HELD_OUT = ("dev", "test")
 
@@ -154,8 +154,9 @@ def _learn_from(
     options = msgspec.convert(dict(chosen), distill.Options)
     lines = [line.strip() for line in texts if line.strip()]
     with progress() as bar:
-        on_step = partial(on_step_of(bar), "teacher")
-        return distill.distill(base, teacher, catalogue, lines, recipes.ENCODER, out, options, on_step)
+        on_step = on_step_of(bar)
+        told = partial(on_step, "teacher"), partial(on_step, "reading")
+        return distill.distill(base, teacher, catalogue, lines, recipes.ENCODER, out, options, *told)
 
 
 def read_judged(
@@ -165,7 +166,7 @@ def read_judged(
     from reranker.evaluation.compare import parse_gains
     from reranker.evaluation.judgments import read_qrels, read_queries
     from reranker.evaluation.metrics import gains_of
-    from reranker.training.contrastive import Judged
+    from reranker.training.mining import Judged
 
     gain = parse_gains(gains)
     judged: list[Judged] = []
@@ -196,8 +197,9 @@ def _tune(
 
     options = msgspec.convert(dict(chosen), contrastive.Options)
     with progress() as bar:
-        on_step = partial(on_step_of(bar, 20), "encoder")
-        return contrastive.finetune_encoder(base, judged, catalogue, recipes.ENCODER, out, options, on_step)
+        on_step = on_step_of(bar)
+        told = partial(on_step, "encoder"), partial(on_step, "reading")
+        return contrastive.finetune_encoder(base, judged, catalogue, recipes.ENCODER, out, options, *told)
 
 
 def _measured(

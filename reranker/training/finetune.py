@@ -76,10 +76,14 @@ def _draw(group: Group, options: Options, rng: np.random.Generator) -> list[tupl
     return [(group.query, group.products[at], group.targets[at]) for at in chosen]
 
 
-def load_base(base: str | Path, layers: int) -> nn.Module:
-    """A sequence classifier with one output over the base's first layers; word embeddings stay as they are."""
+def load_base(base: str | Path, layers: int, seed: int) -> nn.Module:
+    """A sequence classifier with one output over the base's first layers; word embeddings stay as they are.
+
+    A base without an output gets one whose weights are drawn with `seed`.
+    """
     from transformers import AutoModelForSequenceClassification
 
+    torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=1)
     body = model.base_model
     if layers:
@@ -147,8 +151,10 @@ def descend(
 ) -> None:
     """Take the steps of a run, each down the slope of `loss_of` its number.
 
-    With a `folder`, a run that was stopped goes on from its last checkpoint there where `key` is the same.
+    With a `folder`, a run that was stopped goes on from its last checkpoint there where `key` is the same, and the
+    weights that it began with are.
     """
+    key = f"{key}-{checkpoint.fingerprint(model)}"
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], options.learning_rate, weight_decay=options.weight_decay
     )

@@ -13,7 +13,7 @@ from reranker.bundle import Bundle
 from reranker.encoder import Encoder
 from reranker.evaluation.metrics import bootstrap_interval, ndcg
 from reranker.retrieval import bounded
-from reranker.training.contrastive import Judged
+from reranker.training.mining import Judged, pool
 
 MOST = 10_000  # products of a shop that are searched: the judged ones, and others at random
 _CUT = 10
@@ -46,11 +46,8 @@ def _measure(new: Bundle, before: Bundle, queries: Sequence[Judged], products: P
 
 def sample(index: str, queries: Sequence[Judged], products: Products, most: int) -> Products:
     """The products of a shop that its queries judge, and others at random up to `most`. Seeded."""
-    own = sorted(key for key in products if key.startswith(f"{index}/"))
-    judged = {key for each in queries for key in each.gains}
-    others = [key for key in own if key not in judged]
-    order = np.random.default_rng(0).permutation(len(others))[: max(0, most - len(judged))]
-    return {key: products[key] for key in sorted({*judged, *(others[at] for at in order)})}
+    own = [key for key in products if key.startswith(f"{index}/")]
+    return {key: products[key] for key in pool(queries, own, most, np.random.default_rng(0))}
 
 
 def values(bundle: Bundle, queries: Sequence[Judged], products: Products) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool
     groups = [group for shop in shops for group in _judged(shop, plan, refit)] + _made(shops, plan, refit)
     lists = finetune.draw_lists(groups, plan.finetune)
     pairing = Pairing(base, {key: product for shop in shops for key, product in _keyed(shop).items()})
-    model = finetune.load_base(base, plan.finetune.layers)
+    model = finetune.load_base(base, plan.finetune.layers, plan.finetune.seed)
     curve: list[float] = []
 
     def on_step(step: int, steps: int, loss: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import click
 import msgspec
@@ -18,6 +20,7 @@ from reranker.bundle import load as load_bundle
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 HELP = {"help_option_names": ["-h", "--help"]}
+_QUIET_S = 15  # between two lines of a run that no terminal watches
 CURRENT = "current"  # as a base: the bundle in use
 BASE = click.option(
     "--base",
@@ -77,16 +80,26 @@ def prepare_teacher(name: str, work: Path) -> tuple[Path, str]:
     return folder, "MIT"
 
 
-def on_step_of(bar: Progress, every: int = 100) -> Callable[[str, int, int, float], None]:
+class OnStep(Protocol):
+    """What is told of a phase's steps; those that only read have no loss."""
+
+    def __call__(self, phase: str, step: int, steps: int, loss: float | None = None) -> None: ...
+
+
+def on_step_of(bar: Progress) -> OnStep:
     """Shows the steps of each phase: a bar, and a line now and then where there is no terminal to draw one on."""
     tasks: dict[str, TaskID] = {}
+    said = float("-inf")
 
-    def on_step(phase: str, step: int, steps: int, loss: float) -> None:
+    def on_step(phase: str, step: int, steps: int, loss: float | None = None) -> None:
+        nonlocal said
         if phase not in tasks:
-            tasks[phase] = bar.add_task(phase, total=steps)
-        bar.update(tasks[phase], completed=step, description=f"{phase} (loss {loss:.3f})")
-        if not err.is_terminal and step % every == 0:
-            err.print(f"{phase}: step {step} of {steps}, loss {loss:.3f}")
+            tasks[phase] = bar.add_task(phase)
+        where = "" if loss is None else f", loss {loss:.3f}"
+        bar.update(tasks[phase], completed=step, total=steps, description=f"{phase}{where}")
+        if not err.is_terminal and (time.monotonic() - said > _QUIET_S or step == steps):
+            said = time.monotonic()
+            err.print(f"{phase}: {step} of {steps}{where}")
 
     return on_step
 

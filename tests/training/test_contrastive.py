@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from indexer.errors import InputError
-from reranker.training.contrastive import Judged, Options, Texts, batch_targets, contrastive_loss, draw, embed
+from reranker.training.contrastive import Options, Texts, batch_targets, contrastive_loss, draw, embed
 from reranker.training.contrastive import finetune_encoder as run
+from reranker.training.mining import Judged
 from reranker.training.recipes import ENCODER
 
 PRODUCTS = {

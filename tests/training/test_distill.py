@@ -98,11 +98,12 @@ def test_a_student_comes_to_the_teacher_and_goes_on_after_a_stop(
     wise = module.Teacher(teacher, "", cpu)
     texts = list(made_queries([product["title"] for product in PRODUCTS.values()], 5, np.random.default_rng(13)))
     legible = [text for text in dict.fromkeys(texts) if text.isascii()]
-    theirs = wise.queries(legible, 64)
+    theirs = wise.vectors(list(map(wise.as_query, legible)), 64)
 
     def away(folder: Path) -> float:
         """How far the cosines of texts lie from the teacher's."""
-        mine = module.Teacher(folder, "query: ", cpu).queries(legible, 64)
+        reader = module.Teacher(folder, "query: ", cpu)
+        mine = reader.vectors(list(map(reader.as_query, legible)), 64)
         off = ~np.eye(len(legible), dtype=bool)
         return float(np.abs(mine @ mine.T - theirs @ theirs.T)[off].mean())
 
@@ -143,7 +144,7 @@ def test_the_packaged_teacher_reads_english(tmp_path: Path) -> None:
     assert licence == "MIT"
     assert prepare_teacher("bge-small-en-v1.5", tmp_path) == (folder, licence)  # it is written once
     wise = module.Teacher(folder, "Represent this sentence for searching relevant passages: ", torch.device("cpu"))
-    asked = wise.queries(["vacuum flask for tea", "light for reading in bed"], 64)
+    asked = wise.vectors(list(map(wise.as_query, ["vacuum flask for tea", "light for reading in bed"])), 64)
     sold = wise.vectors(["Brackwater vacuum flask 12 oz", "clip on book lamp, warm white", "garden hose 50 ft"], 64)
     assert (asked @ sold.T).argmax(1).tolist() == [0, 1]
     assert not list((folder / "fetched").iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from reranker import bundle as bundles
 from reranker.bundle import Bundle
-from reranker.training.contrastive import Judged
+from reranker.training.mining import Judged
 from reranker.training.nearest import measure
 
 PRODUCTS = {

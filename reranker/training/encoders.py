@@ -160,7 +160,7 @@ def _learn_from(
 
 
 def read_judged(
-    shops: Sequence[tuple[str, Path, Path]], catalogue: Mapping[str, dict[str, object]], gains: str
+    shops: Sequence[tuple[str, Path, Path]], catalogue: Mapping[str, Mapping[str, object]], gains: str
 ) -> tuple[list[Judged], dict[str, list[Judged]]]:
     """The shops' judged queries: those to learn from, and by index those that are held out of it."""
     from reranker.evaluation.compare import parse_gains

@@ -23,6 +23,7 @@ from lastmile import told
 from numpy.typing import NDArray
 
 from indexer import settings as config
+from indexer.han import has_han
 from indexer.settings import Models
 from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, unit
 from reranker.bundle import Bundle, load
@@ -38,7 +39,6 @@ from reranker.training.workbench import CURRENT, open_base
 
 MADE = ("attribute_queries", "exclusion_queries", "price_queries", "accessory_queries")
 UNTRAINED = "as it is"
-_HAN = re.compile(r"[一-鿿]")
 
 
 def opened(index: str, queries_file: str, qrels_file: str) -> Shop:
@@ -151,7 +151,7 @@ def main() -> None:
         training = bundle.description.training
         print(f"{name}: {training['made_queries']} queries, {training['lists']} lists", file=sys.stderr, flush=True)
 
-    chinese = np.array([bool(_HAN.search(query.text)) for _, query in asked])
+    chinese = np.array([has_han(query.text) for _, query in asked])
     first = np.array([shop.source.index == shops[0].source.index for shop, _ in asked])
     excluding = np.array([bool(window.features[:, COLUMNS.index("excluded")].any()) for window in bare])
     sets = {

@@ -26,6 +26,7 @@ import numpy as np
 from lastmile import told
 from numpy.typing import NDArray
 
+from indexer.han import has_han
 from reranker.bundle import load
 from reranker.evaluation.compare import ESCI_GAINS
 from reranker.training import contrastive, encoders, export, nearest, recipes
@@ -37,7 +38,6 @@ DOMAINS = 3
 NOTHING, ALL, FIRST, OTHERS = "nothing", "all shops", "the first shop", "the other shops"
 BEST, MINED = "all shops, the best products alone", "and mined negatives"
 Catalogue = Mapping[str, Mapping[str, object]]
-_HAN = re.compile(r"[一-鿿]")
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -167,7 +167,7 @@ def show_sets(asked: Sequence[Asked], first: str, found: Mapping[str, NDArray[np
     """A table of the rows that are measured everywhere, for each set of queries."""
     own = np.array([each.index == first for each in asked])
     people = np.array([each.people for each in asked])
-    chinese = np.array([bool(_HAN.search(each.judged.query)) for each in asked])
+    chinese = np.array([has_han(each.judged.query) for each in asked])
     sets = {
         "first shop, judged by people": own & people,
         "first shop, graded by a language model": own & ~people,

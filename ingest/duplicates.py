@@ -22,13 +22,14 @@ from typing import Any
 
 from datasketch import MinHash
 
+from indexer.han import HAN
+
 _BANDS, _ROWS = 6, 5  # finds 97 of 100 pairs that share 85 of 100 trigrams
 _BUCKET_LIMIT = 16  # a template that a thousand titles share must not make this quadratic
 _MIN_SIMILARITY = 0.8
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 # A Han character is a word of its own; digits are apart from the letters around them.
-_WORD = re.compile(rf"[{_HAN}]|\d+(?:[.,]\d+)*|[^\W\d_{_HAN}]+")
+_WORD = re.compile(rf"[{HAN}]|\d+(?:[.,]\d+)*|[^\W\d_{HAN}]+")
 _VARIANT_ATTRIBUTE = re.compile(
     r"size|colou?r|capacity|volume|weight|length|width|height|diameter|quantity|count|pack|flavou?r|scent|style|"
     r"model|material|pattern|尺|码|规格|容量|重量|数量|颜色|口味|香型|款|型号|材质",

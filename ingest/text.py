@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import ftfy
 from selectolax.lexbor import LexborHTMLParser
 
+from indexer.han import HAN
+
 # Mojibake is repaired here; quotes, widths and ligatures are left to NFKC, entities to the HTML step.
 _REPAIR = ftfy.TextFixerConfig(
     unescape_html=False,
@@ -39,7 +41,7 @@ _TRADEMARK = re.compile("[™℠]")  # NFKC would glue "TM" to the name
 _FRACTION = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")  # NFKC would turn 5½ into 51/2
 _SPACES = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" *\n[ \n]*")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
+_HAN = re.compile(f"[{HAN}]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _HANGUL = re.compile(r"[\uac00-\ud7af]")
 _LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ]+")

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.han import HAN
 from reranker.text import field_text
 
 NAMES = (
@@ -40,18 +41,17 @@ FIELDS = ("title", "brand", "color", "bullets", "category", "price")
 _TEXTS = ("brand", "color", "bullets", "category")
 _MAX_CHARACTERS = 1500  # of a field; what stands later tells little and costs time
 
-_HAN = "㐀-鿿"
-
 
 def _han(word: str) -> bool:
+    """Asked of every word of every hit, so it looks at one character and not at the rare extensions of `HAN`."""
     return "㐀" <= word[0] <= "鿿"
 
 
-_TERM = re.compile(rf"\d+(?:\.\d+)?|[^\W\d_{_HAN}]+|[{_HAN}]+")
+_TERM = re.compile(rf"\d+(?:\.\d+)?|[^\W\d_{HAN}]+|[{HAN}]+")
 _EXCLUDES = re.compile(
-    rf"\b(?:without(?: any| a| an| the)?|excluding|except|not|no|non)[\s-]+([^\W_{_HAN}]+)"
-    rf"|\b([^\W\d_{_HAN}]+)[\s-]free\b"
-    rf"|(?:不带|不要|不含|不是|没有|无须|非|无)((?:(?!的)[{_HAN}]){{1,3}})"
+    rf"\b(?:without(?: any| a| an| the)?|excluding|except|not|no|non)[\s-]+([^\W_{HAN}]+)"
+    rf"|\b([^\W\d_{HAN}]+)[\s-]free\b"
+    rf"|(?:不带|不要|不含|不是|没有|无须|非|无)((?:(?!的)[{HAN}]){{1,3}})"
 )
 _FOR = re.compile(r"\b(?:for|compatible with|fits|replacement)\b|适用于?|专用|配件|替换")
 _AFTER_HEAD = re.compile(r"\b(?:for|with|without|in|under|by|of|to|from|that|not|no)\b")

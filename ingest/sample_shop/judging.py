@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from indexer.errors import InputError
+from indexer.han import HAN, has_han
 from ingest.sample_shop.catalogue import FOLDER, Fact, Product
 
 EXACT, SUBSTITUTE, COMPLEMENT, IRRELEVANT = 3, 2, 1, 0
@@ -124,14 +125,14 @@ def _members(fact: Fact) -> set[str]:
     return {f"{fact:g}" if isinstance(fact, float) else str(fact)}
 
 
-_WORDS = re.compile(r"[a-z0-9]+|[\u4e00-\u9fff]+")
+_WORDS = re.compile(rf"[a-z0-9]+|[{HAN}]+")
 
 
 def _pieces(text: str) -> set[str]:
     """Latin words, and pairs of neighbouring Chinese characters."""
     found: set[str] = set()
     for run in _WORDS.findall(text.lower()):
-        if run[0] >= "\u4e00":
+        if has_han(run[0]):
             found |= {run[i : i + 2] for i in range(max(len(run) - 1, 1))}
         else:
             found.add(run)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from indexer.errors import UsageError
+from indexer.han import HAN, has_han
 from reranker.evaluation.compare import Difference, Values, difference, mean
 from reranker.evaluation.judgments import Query
 
-_HAN = re.compile(r"[㐀-鿿]+")
-_RUNS = re.compile(r"[㐀-鿿]+|[^\s㐀-鿿]+")
+_RUNS = re.compile(rf"[{HAN}]+|[^\s{HAN}]+")
 
 
 class Stratum(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class Stratum(msgspec.Struct, frozen=True):
 
 def language_of(query: str) -> str:
     """`zh` for a query with Han characters, else `en`."""
-    return "zh" if _HAN.search(query) else "en"
+    return "zh" if has_han(query) else "en"
 
 
 def length_of(query: str) -> str:
@@ -39,7 +39,7 @@ def length_of(query: str) -> str:
 def count_words(query: str) -> int:
     """Words between spaces, and those that jieba finds in Han characters; without jieba two characters are a word."""
     runs: list[str] = _RUNS.findall(query)
-    return sum(_han_words(run) if _HAN.match(run) else any(map(str.isalnum, run)) for run in runs)
+    return sum(_han_words(run) if has_han(run) else any(map(str.isalnum, run)) for run in runs)
 
 
 def _han_words(run: str) -> int:

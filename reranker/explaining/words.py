@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from indexer.han import HAN
 from reranker.text import Part
 
-_HAN = "㐀-鿿"
 _WORD = re.compile(
-    rf"\d+(?:\.\d+)?[{_HAN}](?![{_HAN}])"  # 8片
-    rf"|的|(?:(?!的)[{_HAN}])+"
-    rf"|[^\W_{_HAN}]+(?:[-'’./&+][^\W_{_HAN}]+)*"
+    rf"\d+(?:\.\d+)?[{HAN}](?![{HAN}])"  # 8片
+    rf"|的|(?:(?!的)[{HAN}])+"
+    rf"|[^\W_{HAN}]+(?:[-'’./&+][^\W_{HAN}]+)*"
 )
 _LONGEST = 4  # Han characters that are one word as they stand
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.han import HAN, has_han
 from reranker import signals
 from reranker.text import field_text
 from reranker.training.data import Group, Options
@@ -25,10 +26,9 @@ from reranker.training.data import Group, Options
 Teacher = Callable[[str], list[tuple[str, float]]]
 """A query to its nearest products by the encoder: ids and cosines, nearest first."""
 
-_HAN = re.compile(r"[一-鿿]")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9'./%-]*")
 _HAS = re.compile(
-    r"\b(?:with|w/|including|includes)\s+(?:an?\s+|the\s+)?(.{3,40})|(?:自带|附带|带|含|配)([一-鿿]{2,8})"
+    rf"\b(?:with|w/|including|includes)\s+(?:an?\s+|the\s+)?(.{{3,40}})|(?:自带|附带|带|含|配)([{HAN}]{{2,8}})"
 )
 _SOLD_FOR = re.compile(r"\b(?:compatible with|replacement for|fits|for)\s+(.{4,60})|适用于?([^，,。]{2,20})")
 _AFTER = re.compile(r"[,;:()|–—\[\]/，、。（）]| - |\b(?:with|and|by|in)\b")
@@ -219,7 +219,7 @@ def _exclusions(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[Aske
         if not parts or not thing:
             continue
         part = parts[int(rng.integers(len(parts)))]
-        forms = _WITHOUT_ZH if _HAN.search(part) else _WITHOUT_EN
+        forms = _WITHOUT_ZH if has_han(part) else _WITHOUT_EN
         query = forms[int(rng.integers(len(forms)))].format(_joined(thing), part)
         yield Asked(query, f"{_joined(thing)} {part}" if rng.random() < 0.5 else _joined(thing), never=("excluded",))
 
@@ -230,7 +230,7 @@ def _prices(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[Asked]:
         price, thing = catalogue.products[key].get("price"), catalogue.thing(key, rng)
         if thing and isinstance(price, (int, float)) and price > 0:
             limit = max(5, 5 * math.ceil(price * rng.uniform(0.8, 1.5) / 5))
-            form = "{0} {1}元以内" if _HAN.search(_joined(thing)) else "{0} under {1}"
+            form = "{0} {1}元以内" if has_han(_joined(thing)) else "{0} under {1}"
             yield Asked(form.format(_joined(thing), limit), _joined(thing), never=("price",))
 
 
@@ -241,7 +241,7 @@ def _accessories(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[Ask
         for match in _SOLD_FOR.finditer(title):
             words = title_words(_AFTER.split(next(part for part in match.groups() if part), maxsplit=1)[0])
             thing = _joined([word.casefold() for word in words[:_THING_WORDS]])
-            if len(thing) > (1 if _HAN.search(thing) else 3) and not signals.names_audience(thing):
+            if len(thing) > (1 if has_han(thing) else 3) and not signals.names_audience(thing):
                 yield Asked(thing, thing, never=("accessory",), named=True)
                 break
 
@@ -251,7 +251,7 @@ def _shuffled(ids: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
 
 
 def _joined(words: Sequence[str]) -> str:
-    return "".join(words) if words and _HAN.search(words[0]) else " ".join(words)
+    return "".join(words) if words and has_han(words[0]) else " ".join(words)
 
 
 def _picked(words: Sequence[str], brand: str, rng: np.random.Generator) -> list[str]:
@@ -269,12 +269,12 @@ def _picked(words: Sequence[str], brand: str, rng: np.random.Generator) -> list[
 
 def title_words(title: str) -> list[str]:
     """Words of a title; Han text is segmented, as nothing separates its words."""
-    if not _HAN.search(title):
+    if not has_han(title):
         return _WORD.findall(title)
     import jieba
 
     jieba.setLogLevel("WARNING")
-    return [word for word in jieba.cut(title) if _HAN.search(word) or _WORD.fullmatch(word)]
+    return [word for word in jieba.cut(title) if has_han(word) or _WORD.fullmatch(word)]
 
 
 def _speaking(title: str) -> list[str]:

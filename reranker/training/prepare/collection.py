@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from indexer.errors import InputError
+from indexer.han import has_han
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.training.prepare.ledger import Ledger
 
@@ -19,7 +20,6 @@ JUDGMENTS, PURCHASES, CLICKS = RANKING = ("judgments", "purchases", "clicks")
 """Sources, the most trusted first: where they disagree about a pair, the first that speaks is believed."""
 
 SPLITS = ("train", "dev", "test")
-_HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿\U00020000-\U0002ffff]")
 
 
 class Evidence(NamedTuple):
@@ -42,7 +42,7 @@ class Entry(msgspec.Struct):
 
     @property
     def language(self) -> str:
-        return self.columns.get("language") or ("zh" if _HAN.search(self.text) else "en")
+        return self.columns.get("language") or ("zh" if has_han(self.text) else "en")
 
     @property
     def source(self) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from indexer.han import HAN
 from reranker.training.prepare.collection import query_key
 
 # A misspelling in two words gives 0.73 ("wireles earbuds"). Too low a limit costs little, as a few more queries go to
@@ -21,9 +22,8 @@ from reranker.training.prepare.collection import query_key
 SIMILARITY = 0.7
 MIN_ANSWERS = 3  # two queries may well share the one product that somebody bought
 
-_HAN = "㐀-䶿一-鿿豈-﫿\U00020000-\U0002ffff"
-_TOKEN = re.compile(rf"[{_HAN}]+|\d+(?:[.,]\d+)*|[^\W\d_{_HAN}]+")
-_NOTHING = re.compile(rf"的|(?<=[{_HAN}])\s+(?=[{_HAN}])")
+_TOKEN = re.compile(rf"[{HAN}]+|\d+(?:[.,]\d+)*|[^\W\d_{HAN}]+")
+_NOTHING = re.compile(rf"的|(?<=[{HAN}])\s+(?=[{HAN}])")
 _JOINING = frozenset({"a", "an", "the", "for", "of", "and", "s"})  # words that change no query; "without" would
 _SLACK = 1e-9
 
@@ -55,7 +55,7 @@ def grams(text: str) -> frozenset[str]:
     key = query_key(text)
     found: set[str] = set()
     for token in _TOKEN.findall(_NOTHING.sub("", key)):
-        if re.match(rf"[{_HAN}]", token):
+        if re.match(rf"[{HAN}]", token):
             found.update(token)
             found.update(token[at : at + 2] for at in range(len(token) - 1))
         elif token[0].isdigit():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-HAN = "㐀-䶿一-鿿豈-﫿\U00020000-\U0002ffff"
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff"
 """What stands between the brackets of a regular expression's class: Unicode's CJK ideographs with all extensions."""
 _HAN = re.compile(f"[{HAN}]")
 

@@ -138,7 +138,8 @@ def _with_negatives(
     """The queries with what the untrained model finds near them and nobody judged."""
     keys = pool(judged, texts.keys, options.mined_from, np.random.default_rng(options.seed))
     rows = [*(texts.query(each.query) for each in judged), *map(texts.product, keys)]
-    read = checkpoint.array(out, "mined", rows, lambda: vectors(model, rows, texts.layout.pad, on_read))
+    of = checkpoint.fingerprint(model), rows
+    read = checkpoint.array(out, "mined", of, lambda: vectors(model, rows, texts.layout.pad, on_read))
     asked, found = read[: len(judged)], read[len(judged) :]
     return mined(judged, keys, asked, found, options.mined_negatives, options.mined_margin)
 

@@ -210,7 +210,7 @@ def distill(
         own = vectors(model, rows, read.layout.pad, on_read)
         return lesson.taught(own, Teacher(teacher, options.query_prefix, device), products, options, on_read)
 
-    wanted = torch.tensor(checkpoint.array(out, "targets", key, taught))
+    wanted = torch.tensor(checkpoint.array(out, "targets", (checkpoint.fingerprint(model), key), taught))
     model.train()
     model.get_input_embeddings().requires_grad_(False)
     for module in model.modules():

@@ -95,11 +95,11 @@ def on_step_of(bar: Progress) -> OnStep:
         nonlocal said
         if phase not in tasks:
             tasks[phase] = bar.add_task(phase)
-        where = "" if loss is None else f", loss {loss:.3f}"
-        bar.update(tasks[phase], completed=step, total=steps, description=f"{phase}{where}")
+        word, worth = ("", "") if loss is None else ("step ", f", loss {loss:.3f}")
+        bar.update(tasks[phase], completed=step, total=steps, description=f"{phase}{worth}")
         if not err.is_terminal and (time.monotonic() - said > _QUIET_S or step == steps):
             said = time.monotonic()
-            err.print(f"{phase}: {step} of {steps}{where}")
+            err.print(f"{phase}: {word}{step} of {steps}{worth}")
 
     return on_step
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.han import HAN
+from indexer.han import HAN, has_han
 from reranker.text import field_text
 
 NAMES = (
@@ -43,8 +43,8 @@ _MAX_CHARACTERS = 1500  # of a field; what stands later tells little and costs t
 
 
 def _han(word: str) -> bool:
-    """Asked of every word of every hit, so it looks at one character and not at the rare extensions of `HAN`."""
-    return "㐀" <= word[0] <= "鿿"
+    """Asked of every word of every hit, so one comparison answers it for Latin ones."""
+    return word[0] >= "㐀" and has_han(word[0])
 
 
 _TERM = re.compile(rf"\d+(?:\.\d+)?|[^\W\d_{HAN}]+|[{HAN}]+")

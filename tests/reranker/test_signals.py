@@ -200,3 +200,7 @@ def test_cosines_count_by_their_distance_from_the_windows_mean() -> None:
     assert not without[:, at].any()
     np.testing.assert_array_equal(near[:, :at], without[:, :at])
     assert weighed("cup", products, first, rerank, {"vector": 1.0}, np.array([0.7, 0.75, 0.8])).tolist() == [0, 0.5, 1]
+
+
+def test_rare_chinese_characters_make_pairs_as_others_do() -> None:
+    assert terms_of("𠮷野家 cup") == ["𠮷野", "野家", "cup"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from indexer.han import HAN
+from indexer.han import HAN, has_han
 from reranker.training.prepare.collection import query_key
 
 # A misspelling in two words gives 0.73 ("wireles earbuds"). Too low a limit costs little, as a few more queries go to
@@ -55,7 +55,7 @@ def grams(text: str) -> frozenset[str]:
     key = query_key(text)
     found: set[str] = set()
     for token in _TOKEN.findall(_NOTHING.sub("", key)):
-        if re.match(rf"[{HAN}]", token):
+        if has_han(token):
             found.update(token)
             found.update(token[at : at + 2] for at in range(len(token) - 1))
         elif token[0].isdigit():

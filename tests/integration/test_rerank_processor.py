@@ -33,7 +33,7 @@ from reranker.scoring import CrossEncoder
 from reranker.serving import rerank_api
 from reranker.serving.keys import new as new_key
 from tests.conftest import HEAP_MB, temporary_folder
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.paths import ROOT
+
 HEAVY = ("torch", "transformers", "optimum", "onnx", "pandas", "pyarrow", "scipy", "jieba", "ray")
 
 
@@ -21,7 +23,7 @@ def test_onnx_runtime_reports_nothing_to_its_maker(tmp_path: Path) -> None:
         **{name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")},
         "HOME": str(tmp_path),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }
     probe = "from reranker import CrossEncoder; CrossEncoder.load(); print(1)"
     done = subprocess.run(

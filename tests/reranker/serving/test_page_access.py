@@ -10,8 +10,8 @@ import pytest
 
 from reranker.blend import COLUMNS
 from reranker.serving.page_files import FOLDER
-from tests.serving.browsing import CHINESE, ENGLISH, Visit, searched
-from tests.serving.conftest import Running
+from tests.reranker.serving.browsing import CHINESE, ENGLISH, Visit, searched
+from tests.reranker.serving.service import Running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 expect = playwright.expect

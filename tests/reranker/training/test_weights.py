@@ -14,8 +14,8 @@ from reranker.blend import COLUMNS, WITHOUT_VECTOR
 from reranker.bundle import fingerprint, verify
 from reranker.evaluation.judgments import Query, read_queries
 from reranker.training.command import train
+from tests.paths import ROOT, SAMPLE_SHOP
 
-SAMPLE = Path(__file__).parents[2] / "ingest" / "sample_shop"
 Run = Callable[..., Result]
 
 pytestmark = pytest.mark.node
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.node
 
 @pytest.fixture(scope="module")
 def judged() -> list[Query]:
-    queries = read_queries(SAMPLE / "queries.tsv")
+    queries = read_queries(SAMPLE_SHOP / "queries.tsv")
     return [query for query in queries if query.columns["split"] == "dev"][:12]
 
 
@@ -32,7 +32,7 @@ def run(node: str, shop: str, tmp_path: Path, judged: Sequence[Query]) -> Run:
     def invoke(*flags: str, queries: Sequence[Query] = judged) -> Result:
         lines = ["query_id\tquery\tsplit", *(f"{query.id}\t{query.text}\tmine" for query in queries)]
         (tmp_path / "queries.tsv").write_text("\n".join(lines) + "\n", "utf-8")
-        files = ["--queries", str(tmp_path / "queries.tsv"), "--qrels", str(SAMPLE / "qrels.tsv")]
+        files = ["--queries", str(tmp_path / "queries.tsv"), "--qrels", str(SAMPLE_SHOP / "qrels.tsv")]
         environ = {"OPENSEARCH_URL": node, "SHELFRANK_SEARCH_WINDOW": "12"}
         arguments = ["weights", "--index", shop, *files, "--out", str(tmp_path / "out"), *flags]
         result = CliRunner(env=environ).invoke(train, arguments, standalone_mode=False)
@@ -63,7 +63,7 @@ def test_a_bundle_with_new_weights_is_whole_and_knows_what_it_saw(
 
 def test_a_dozen_queries_change_the_weights_a_little_or_not_at_all(run: Run, tmp_path: Path) -> None:
     run()
-    before = verify(Path(__file__).parents[2] / "reranker" / "bundles" / "reranker", "reranker").description
+    before = verify(ROOT / "reranker" / "bundles" / "reranker", "reranker").description
     after = verify(tmp_path / "out", "reranker").description
     for cosines in (True, False):
         old, new = before.last_mile(cosines), after.last_mile(cosines)

@@ -19,7 +19,7 @@ from reranker.bundle import Bundle
 from reranker.encoder import Encoder
 from reranker.serving.engine import DEFAULT
 from tests.integration.test_promote import PRODUCTS, copied, fill
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
 

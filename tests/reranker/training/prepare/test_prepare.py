@@ -23,6 +23,7 @@ from reranker.training.prepare.leakage import Alike, grams, groups, same_answers
 from reranker.training.prepare.ledger import LISTED, Ledger
 from reranker.training.prepare.report import Report
 from reranker.training.prepare.split import assign
+from tests.paths import ROOT
 
 SHOP = Path(sample_shop.__file__).parent
 
@@ -395,7 +396,7 @@ def test_the_commands_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     write(tmp_path / "ubi_queries.ndjson", '{"query_id": "1", "user_query": "保温杯"}')
     write(tmp_path / "ubi_events.ndjson", '{"query_id": "1", "action_name": "search"}')
     write(tmp_path / "orders.csv", "query,product_id,quantity", "保温杯,BOT-01-1,1")
-    page = (Path(__file__).parents[2] / "docs/judgments.md").read_text("utf-8")
+    page = (ROOT / "docs/judgments.md").read_text("utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) >= 2

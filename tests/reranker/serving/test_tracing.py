@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from indexer.errors import ConfigError
 from indexer.settings import Settings
 from reranker.serving.tracing import trace
-from tests.serving.conftest import running, with_serve
+from tests.reranker.serving.service import running, with_serve
 
 
 @pytest.fixture

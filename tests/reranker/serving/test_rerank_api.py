@@ -11,7 +11,7 @@ import pytest
 
 from reranker import CrossEncoder, Encoder, rerank
 from reranker.serving.rerank_api import probability
-from tests.serving.conftest import Running
+from tests.reranker.serving.service import Running
 
 pytestmark = pytest.mark.node
 

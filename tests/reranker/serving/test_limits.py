@@ -19,7 +19,7 @@ import pytest
 
 from indexer.settings import Settings
 from reranker.serving import protocol
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.conftest import Running
+from tests.reranker.serving.service import Running
 
 CLIENT = "@opensearch-project/opensearch@3.9.0"
 SCRIPT = """

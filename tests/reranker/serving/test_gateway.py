@@ -20,7 +20,7 @@ from indexer.settings import Policy, Settings
 from reranker import CrossEncoder, Encoder, rerank_response
 from reranker.serving.passing import Answer, Passage
 from reranker.serving.stored import StoredVectors
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 
 ENGLISH = {"query": {"match": {"title": "bottle without straw"}}, "size": 5}
 CHINESE = {"query": {"multi_match": {"query": "保温杯 大容量", "fields": ["title", "bullets"]}}, "size": 5}

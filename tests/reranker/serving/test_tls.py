@@ -11,7 +11,7 @@ import pytest
 from opensearchpy import OpenSearch
 
 from indexer.settings import Settings
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 
 
 @pytest.mark.node

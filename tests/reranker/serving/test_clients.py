@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reranker import CrossEncoder, Encoder, rerank
-from tests.serving.conftest import Running
+from tests.reranker.serving.service import Running
 
 pytestmark = pytest.mark.node
 

@@ -11,7 +11,7 @@ from indexer.errors import ConfigError, UsageError
 from indexer.settings import Serve, Settings
 from reranker.serving.command import _check, keys
 from reranker.serving.keys import VARIABLE, Keys, new
-from tests.serving.conftest import running, with_serve
+from tests.reranker.serving.service import running, with_serve
 
 BODY = {"query": {"match": {"title": "cup"}}}
 

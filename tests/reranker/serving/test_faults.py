@@ -20,7 +20,7 @@ from indexer.embedded import process
 from indexer.settings import Node, Settings
 from reranker import bundle
 from reranker.serving.engine import DEFAULT
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 from tests.waiting import until
 
 pytestmark = pytest.mark.node

@@ -12,7 +12,7 @@ from opensearchpy import OpenSearch
 from indexer.settings import Settings
 from reranker import Filters, Searcher
 from reranker.explaining.explainer import explain
-from tests.serving.conftest import Running, running, with_serve
+from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
 

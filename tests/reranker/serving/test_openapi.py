@@ -9,7 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck
 
-from tests.serving.conftest import Running
+from tests.reranker.serving.service import Running
 
 pytestmark = pytest.mark.node
 

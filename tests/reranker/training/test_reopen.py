@@ -25,8 +25,8 @@ from reranker.scoring import CrossEncoder
 from reranker.training import base, contrastive, export, finetune, run
 from reranker.training.recipes import ENCODER
 from reranker.training.reopen import reopen
+from tests.paths import SAMPLE_SHOP
 
-SAMPLE = Path(__file__).parents[2] / "ingest" / "sample_shop"
 PRODUCTS = {"1": {"title": "Steel water bottle 750 ml", "brand": "Acme"}, "2": {"title": "不锈钢保温杯"}}
 QUERIES = ("water bottle", "适合送爸爸的保温杯")
 
@@ -108,7 +108,7 @@ def test_a_base_of_another_kind_is_told(packaged: Path, tmp_path: Path) -> None:
 
 @pytest.mark.node
 def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path: Path) -> None:
-    queries = read_queries(SAMPLE / "queries.tsv")
+    queries = read_queries(SAMPLE_SHOP / "queries.tsv")
     few = [query for query in queries if query.columns["split"] == "train"][:4]
     held = [query for query in queries if query.columns["split"] == "test"][:3]
     rows = [*((query, "train") for query in few), *((query, "test") for query in held)]
@@ -119,7 +119,7 @@ def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path:
         "[data]\ntitle_queries = 0\nfirst_stage_negatives = 2\nrandom_negatives = 1\n"
         "[finetune]\njudged_rounds = 1\nlist_size = 4\n[encoder]\nrounds = 1\n"
     )
-    judged = ["--index", shop, "--queries", tmp_path / "queries.tsv", "--qrels", SAMPLE / "qrels.tsv"]
+    judged = ["--index", shop, "--queries", tmp_path / "queries.tsv", "--qrels", SAMPLE_SHOP / "qrels.tsv"]
     shared = ["--base", "current", "--work", tmp_path / "base", "--options", tmp_path / "options.toml", "--json"]
     kinds: tuple[Kind, ...] = ("reranker", "encoder")
     for kind in kinds:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from reranker.registry import current
+from tests.paths import SAMPLE_SHOP
 
-SAMPLE = Path(__file__).parents[2] / "ingest" / "sample_shop"
 OPTIONS = """
 [data]
 title_queries = 120
@@ -61,7 +61,7 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
     shelfrank: Shelfrank, shop: str, tiny: Path, tmp_path: Path
 ) -> None:
     prepared = tmp_path / "prepared"
-    raw = ["--queries", SAMPLE / "queries.tsv", "--qrels", SAMPLE / "qrels.tsv"]
+    raw = ["--queries", SAMPLE_SHOP / "queries.tsv", "--qrels", SAMPLE_SHOP / "qrels.tsv"]
     code, report, err = finished(shelfrank("train", "prepare", *raw, "--out", prepared, "--json"))
     assert code == 0, err
     assert report

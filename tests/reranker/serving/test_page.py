@@ -11,8 +11,8 @@ import pytest
 from opensearchpy import OpenSearch
 
 from reranker.serving.keys import VARIABLE, Keys, new
-from tests.serving.browsing import CHINESE, ENGLISH, REFUSED, SIZE, WINDOW, Visit, ids, searched
-from tests.serving.conftest import Running
+from tests.reranker.serving.browsing import CHINESE, ENGLISH, REFUSED, SIZE, WINDOW, Visit, ids, searched
+from tests.reranker.serving.service import Running
 from tests.waiting import until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")

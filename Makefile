@@ -5,16 +5,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint lock models bench clean help
+.PHONY: demo test test-long test-tools scores lint lock models bench clean help
 
 help:            ## Show what each command does.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.demo        ## A real shop on a real OpenSearch: before and after reranking, in two languages.
 	@$(BIN)/shelfrank demo
 
-test: $(VENV)/.dev        ## All tests, on a real OpenSearch node.
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev $(VENV)/.tools        ## All tests, on real OpenSearch nodes.
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n auto
+
+test-long: $(VENV)/.dev $(VENV)/.tools        ## The tests of faults at length, before a release: more kills, more seeds, whole catalogues.
+	@PATH="$(abspath $(BIN)):$$PATH" SHELFRANK_TESTS_LONG=1 $(BIN)/python -m pytest -n auto tests/integration
+
+test-tools: $(VENV)/.dev        ## Bring what some tests need beyond Python: a browser, nginx, promtool.
+	@sh tests/tools.sh $(BIN)
+
+scores: $(VENV)/.dev        ## What the models make of fixed pairs, beside the snapshot of it.
+	@$(BIN)/python -m tests.reranker.canonical
 
 lint: $(VENV)/.dev        ## Formatting, lint rules and strict types.
 	@$(BIN)/ruff format --check .
@@ -39,8 +48,13 @@ $(VENV)/.demo: deploy/locks/demo.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
+$(VENV)/.tools: $(VENV)/.dev tests/tools.sh
+	@sh tests/tools.sh $(BIN)
+	@touch $@
+
+# The lock file names everything and leaves out what no processor without CUDA opens, so pip is to add nothing.
 $(VENV)/.dev: deploy/locks/dev.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes -r deploy/locks/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --require-hashes -r deploy/locks/dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@

@@ -1,7 +1,7 @@
 """Where does the time of a test run go? By file, by fixture, and by what was waited for.
 
-    python benchmarks/suite.py                      # the whole suite, as `make test` runs it
-    python benchmarks/suite.py tests/indexer -n 0   # any arguments of pytest
+    python benchmarks/suite.py -n auto         # the whole suite, as `make test` runs it
+    python benchmarks/suite.py tests/indexer   # any arguments of pytest
 
 The same file is a pytest plugin: each process that runs tests writes a line for every phase of a test, every fixture
 and everything that its main thread waited for. What is waited for within something else (a node's start sleeps) counts

@@ -131,7 +131,7 @@ def start(
             )
         port = process.free_port(node.port, last.port if last else None)
         process.prepare(folder, port, member, ml_commons=node.ml_commons)
-        pid = process.spawn(process.command(found, home, folder, node.heap_mb), folder, user)
+        pid = process.spawn(process.command(found, home, folder, node.heap_mb, node.java_options), folder, user)
         state = states.State(pid, port, time.time(), node.heap_mb, locked.opensearch, node.ml_commons)
         states.write(folder, state)
         try:

@@ -43,7 +43,8 @@ class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     Root runs the node as `user`, since OpenSearch refuses to run as root. `repository` is a Maven repository to
     fetch from (a company's mirror, say) instead of Maven Central. `ml_commons` adds the plugin that OpenSearch's own
-    `rerank` processor needs (400 MB to fetch, as much again unpacked).
+    `rerank` processor needs (400 MB to fetch, as much again unpacked). `java_options` go to its Java behind shelfrank's
+    own; `-XX:TieredStopAtLevel=1` halves the processor time of a start, for a node that does not live long.
     """
 
     cache_dir: str = ""
@@ -53,6 +54,7 @@ class Node(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     user: str = "nobody"
     repository: str = ""
     ml_commons: bool = False
+    java_options: str = ""
 
 
 class Index(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 import tempfile
@@ -19,7 +20,7 @@ from opensearchpy import OpenSearch
 from indexer import client as clusters
 from indexer import node as nodes
 from indexer import settings
-from ingest import sample_shop
+from indexer.embedded import process
 from ingest.job import Job, Options
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
@@ -27,9 +28,16 @@ from reranker.encoder import Encoder
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
+from tests.paths import SAMPLE_SHOP
+from tests.shared import KnownVectors, one_at_a_time
+
+pytest_plugins = ["tests.workers"]
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Of torch, and before it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is slow, which is no fault of the code.
 hypothesis.settings.register_profile("shelfrank", deadline=None)
@@ -50,10 +58,14 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tests' own data folder: the models that ship are meant, whatever the user has promoted."""
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests' own data folder, so that the models that ship are meant, whatever the user has promoted; nodes that
+    start at once and do not live long enough to be compiled well; models that leave the other cores to the other
+    processes, for threads that wait for each other's steps do so at full speed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+        patch.setenv("SHELFRANK_MODELS_THREADS", "1")
         yield
 
 
@@ -65,7 +77,7 @@ def _no_models_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def loaded() -> settings.Settings:
+def loaded(_environment: None) -> settings.Settings:
     return settings.load()
 
 
@@ -76,7 +88,8 @@ def node_settings(loaded: settings.Settings) -> Iterator[settings.Settings]:
         yield loaded
         return
     with temporary_folder() as folder:
-        chosen = msgspec.structs.replace(loaded.node, data_dir=str(folder), port=0, heap_mb=HEAP_MB)
+        [port] = process.own_ports(1)
+        chosen = msgspec.structs.replace(loaded.node, data_dir=str(folder), port=port, heap_mb=HEAP_MB)
         nodes.start(chosen)
         try:
             yield msgspec.structs.replace(loaded, node=chosen)
@@ -108,28 +121,35 @@ def own_node(loaded: settings.Settings) -> Iterator[settings.Node]:
 
 
 @pytest.fixture(scope="session")
-def encoder() -> Encoder:
+def encoder(loaded: settings.Settings) -> Encoder:
     """The encoder that ships."""
-    return Encoder.load()
+    return Encoder.load(loaded.models)
 
 
 @pytest.fixture(scope="session")
-def reranker() -> CrossEncoder:
+def reranker(loaded: settings.Settings) -> CrossEncoder:
     """The reranker that ships."""
-    return CrossEncoder.load()
+    return CrossEncoder.load(loaded.models)
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
 def shop(
-    node_settings: settings.Settings, client: OpenSearch, encoder: Encoder, reranker: CrossEncoder
+    node_settings: settings.Settings, client: OpenSearch, encoder: Encoder, reranker: CrossEncoder, together: Path
 ) -> Iterator[str]:
-    """The sample shop, ingested once into an index of the tests' own; yields its name."""
+    """The sample shop, ingested once into an index of the tests' own; yields its name. Its vectors are made by the
+    first process that needs them, and by no other."""
     name = f"test-shop-{uuid.uuid4().hex[:8]}"
-    sample = Path(sample_shop.__file__).parent
-    catalogue = open_catalogue(sample / "catalog.csv", load_mapping(str(sample / "catalog.toml")))
-    with temporary_folder() as folder:
+    catalogue = open_catalogue(SAMPLE_SHOP / "catalog.csv", load_mapping(str(SAMPLE_SHOP / "catalog.toml")))
+    with temporary_folder() as folder, one_at_a_time(together), KnownVectors(encoder, together / "shop.npz") as known:
         options = Options(name, folder / "rejected.jsonl")
-        report = Job(client, catalogue, encoder, reranker, node_settings, options).run()
+        report = Job(client, catalogue, known, reranker, node_settings, options).run()
     yield name
     client.indices.delete(index=report.index)
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -109,16 +110,24 @@ def free_port(wanted: int, last: int | None = None) -> int:
 
 def own_ports(count: int) -> list[int]:
     """Free ports below those that the system hands out, so that they are still free when a node comes back."""
+    # By the system's chance: processes that begin with the same seed must not meet on the same ports.
+    chance = random.SystemRandom()
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randint(20_000, 32_000)  # noqa: S311 (no secret)
+        port = chance.randint(20_000, 32_000)
         with suppress(NodeError):
             ports += [free_port(port)] if port not in ports else []
     return ports
 
 
-def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
-    """The Java command line. Paths are absolute; the configuration's path also marks the process as ours."""
+def command(java: Java, home: Path, data_dir: Path, heap_mb: int, options: str = "") -> list[str]:
+    """The Java command line, `options` (as in a shell) among it. Paths are absolute; the configuration's path also
+    marks the process as ours. Raises NodeError for options that no shell would take.
+    """
+    try:
+        chosen = shlex.split(options)
+    except ValueError as error:
+        raise NodeError(f"SHELFRANK_NODE_JAVA_OPTIONS is {options!r}, which cannot be read: {error}.") from error
     return [
         str(java.executable),
         # The heap grows to its limit only when it is needed.
@@ -139,6 +148,7 @@ def command(java: Java, home: Path, data_dir: Path, heap_mb: int) -> list[str]:
         "-Dio.netty.noUnsafe=true",
         "--enable-native-access=ALL-UNNAMED",
         *(["--add-modules", VECTOR_MODULE] if java.has_vector_module else []),
+        *chosen,
         f"-Dopensearch.path.home={home}",
         f"-Dopensearch.path.conf={data_dir / 'config'}",
         "-Dopensearch.distribution.type=tar",

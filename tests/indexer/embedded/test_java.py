@@ -85,6 +85,14 @@ def test_simd_is_asked_for_only_where_java_has_it(tmp_path: Path) -> None:
     assert full[full.index("--add-modules") + 1] == "jdk.incubator.vector"
 
 
+def test_further_options_come_after_our_own(tmp_path: Path) -> None:
+    found = java.Java(Path("/java"), 25, has_vector_module=False)
+    line = process.command(found, tmp_path, tmp_path, 512, "-Da='b c' -Xmx1g")
+    assert line.index("-Xmx512m") < line.index("-Da=b c") < line.index("-Xmx1g") < line.index("-cp")
+    with pytest.raises(NodeError, match=r"SHELFRANK_NODE_JAVA_OPTIONS.*No closing quotation"):
+        process.command(found, tmp_path, tmp_path, 512, "-Da='b")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the node to another user")
 class TestAsRoot:
     def test_the_node_gets_another_user(self) -> None:

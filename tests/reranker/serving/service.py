@@ -34,12 +34,11 @@ class Running(msgspec.Struct):
 @contextmanager
 def running(settings: Settings, wait: bool = True) -> Iterator[Running]:
     """A service with these settings for the time of a `with` block; `wait` until its models are warm."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
     app = create(msgspec.structs.replace(settings, serve=msgspec.structs.replace(settings.serve, port=port)))
     server = uvicorn.Server(configured(app, app.state.settings.serve))
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     serve = app.state.settings.serve
     url = f"{'https' if serve.tls_cert else 'http'}://127.0.0.1:{port}"
@@ -53,6 +52,7 @@ def running(settings: Settings, wait: bool = True) -> Iterator[Running]:
         finally:
             server.should_exit = True
             thread.join(30)
+            listening.close()
 
 
 def _answers(client: httpx.Client, path: str) -> bool:

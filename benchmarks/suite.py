@@ -5,8 +5,8 @@
 
 The same file is a pytest plugin: each process that runs tests writes a line for every phase of a test, every fixture
 and everything that its main thread waited for. What is waited for within something else (a node's start sleeps) counts
-once, as the outer one. "Idle" is the share of all cores that no process of the machine used during that time, read from
-the kernel: a test that waits is idle, one that computes is not, so run it on a machine that does nothing else.
+once, as the outer one. "Processor" is what the process and the commands that it ran took of one core, nodes not
+counted: a test that waits takes little of it.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Recorder:
 
     @contextmanager
     def measured(self, **fields: object) -> Iterator[None]:
-        busy, began = idle_seconds(), time.monotonic()
+        used, began = processor_seconds(), time.monotonic()
         try:
             yield
         finally:
-            self.write(**fields, wall=time.monotonic() - began, idle=idle_seconds() - busy)
+            self.write(**fields, wall=time.monotonic() - began, processor=processor_seconds() - used)
 
     def waits(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, its time written down as spent on `what` when the main thread calls it, outermost only."""
@@ -78,11 +78,9 @@ class Recorder:
             return (yield)
 
 
-def idle_seconds() -> float:
-    """Seconds that all cores together have been idle since the machine's start."""
-    with open("/proc/stat") as stat:
-        fields = stat.readline().split()
-    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
+def processor_seconds() -> float:
+    """Seconds of one core that this process and its ended children have taken."""
+    return sum(os.times()[:4])
 
 
 def program(command: object) -> str:
@@ -125,13 +123,15 @@ def pytest_configure(config: pytest.Config) -> None:
     subprocess.Popen.communicate = communicated  # type: ignore[method-assign, assignment]
 
 
-def table(title: str, rows: dict[str, list[dict[str, float]]], cores: int, most: int = 40) -> None:
-    print(f"\n| {title} | times | seconds | idle |\n|---|---|---|---|")
-    total = {name: sum(row["wall"] for row in found) for name, found in rows.items()}
-    for name in sorted(total, key=total.__getitem__, reverse=True)[:most]:
-        idle = sum(row["idle"] for row in rows[name]) / max(total[name] * cores, 1e-9)
-        print(f"| {name} | {len(rows[name])} | {total[name]:.1f} | {idle:.0%} |")
-    print(f"| all {len(rows)} | {sum(len(found) for found in rows.values())} | {sum(total.values()):.1f} | |")
+def table(title: str, rows: dict[str, list[dict[str, float]]], most: int = 40) -> None:
+    print(f"\n| {title} | times | seconds | processor |\n|---|---|---|---|")
+    seconds, processor = (
+        {name: sum(row[what] for row in found) for name, found in rows.items()} for what in ("wall", "processor")
+    )
+    for name in sorted(seconds, key=seconds.__getitem__, reverse=True)[:most]:
+        print(f"| {name} | {len(rows[name])} | {seconds[name]:.1f} | {processor[name]:.1f} |")
+    times = sum(len(found) for found in rows.values())
+    print(f"| all {len(rows)} | {times} | {sum(seconds.values()):.1f} | {sum(processor.values()):.1f} |")
 
 
 def report(folder: Path) -> None:
@@ -148,11 +148,10 @@ def report(folder: Path) -> None:
                     by_fixture[row["name"]].append(row)
                 case "wait":
                     by_wait[row["what"]].append(row)
-    cores = os.cpu_count() or 1
-    table("file", by_file, cores)
-    table("fixture (with the fixtures that it asks for)", by_fixture, cores, 25)
-    table("the main thread waited for", by_wait, cores, 25)
-    table("test", by_test, cores, 60)
+    table("file", by_file)
+    table("fixture (with the fixtures that it asks for)", by_fixture, 25)
+    table("the main thread waited for", by_wait, 25)
+    table("test", by_test, 20)
 
 
 def main(given: list[str]) -> int:

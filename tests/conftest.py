@@ -22,8 +22,10 @@ from indexer import node as nodes
 from indexer import settings
 from indexer.embedded import process
 from ingest.job import Job, Options
+from ingest.products import Products
+from ingest.report import DeadLetters, Report
 from ingest.schema import load_mapping
-from ingest.sources import open_catalogue
+from ingest.sources import Catalogue, open_catalogue
 from reranker.encoder import Encoder
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
@@ -140,16 +142,29 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def known_vectors(encoder: Encoder, together: Path) -> KnownVectors:
+    """The encoder that ships, with the vectors of the sample shop: made by the first process that needs them, and by
+    no other."""
+    known = KnownVectors(encoder, together / "shop.npz")
+    with one_at_a_time(together), temporary_folder() as folder, DeadLetters(folder / "rejected.jsonl") as letters:
+        entries = Products(sample_catalogue(), Report()).entries(letters)
+        known.complete([entry.product for entry in entries])
+    return known
+
+
+def sample_catalogue() -> Catalogue:
+    return open_catalogue(SAMPLE_SHOP / "catalog.csv", load_mapping(str(SAMPLE_SHOP / "catalog.toml")))
+
+
+@pytest.fixture(scope="session")
 def shop(
-    node_settings: settings.Settings, client: OpenSearch, encoder: Encoder, reranker: CrossEncoder, together: Path
+    node_settings: settings.Settings, client: OpenSearch, known_vectors: KnownVectors, reranker: CrossEncoder
 ) -> Iterator[str]:
-    """The sample shop, ingested once into an index of the tests' own; yields its name. Its vectors are made by the
-    first process that needs them, and by no other."""
+    """The sample shop, ingested once into an index of the tests' own; yields its name."""
     name = f"test-shop-{uuid.uuid4().hex[:8]}"
-    catalogue = open_catalogue(SAMPLE_SHOP / "catalog.csv", load_mapping(str(SAMPLE_SHOP / "catalog.toml")))
-    with temporary_folder() as folder, one_at_a_time(together), KnownVectors(encoder, together / "shop.npz") as known:
+    with temporary_folder() as folder:
         options = Options(name, folder / "rejected.jsonl")
-        report = Job(client, catalogue, known, reranker, node_settings, options).run()
+        report = Job(client, sample_catalogue(), known_vectors, reranker, node_settings, options).run()
     yield name
     client.indices.delete(index=report.index)
 

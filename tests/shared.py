@@ -1,4 +1,4 @@
-"""What the processes of a run share: the vectors of a catalogue, which is embedded once for all of them."""
+"""What tests share: the vectors of the sample shop, embedded once for all processes, and fewer of its queries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.encoder import Encoder
+from tests.paths import SAMPLE_SHOP
+
+# Every so many of the sample shop's queries of a split.
+EVERY = {"train": 5, "dev": 2, "test": 4}
+
+
+def some_queries() -> str:
+    """The sample shop's queries, fewer of them: for what is to run, whatever it measures."""
+    header, *lines = (SAMPLE_SHOP / "queries.tsv").read_text("utf-8").splitlines()
+    of_split = {split: [line for line in lines if line.endswith(f"\t{split}")] for split in EVERY}
+    kept = [line for split, found in of_split.items() for line in found[:: EVERY[split]]]
+    return "\n".join([header, *kept, ""])
 
 
 @contextmanager
@@ -28,24 +40,23 @@ class KnownVectors:
     """Makes vectors as `encoder` does; those that `file` holds already are not made again."""
 
     def __init__(self, encoder: Encoder, file: Path) -> None:
-        self._encoder, self._file = encoder, file
+        self._embed, self._file = encoder.embed_products, file
         self.bundle_id, self.dimension, self.fields = encoder.bundle_id, encoder.dimension, encoder.fields
         self._known: dict[str, NDArray[np.float32]] = {}
 
-    def __enter__(self) -> KnownVectors:
+    def complete(self, products: Sequence[Mapping[str, Any]]) -> None:
+        """Know the vectors of these products: from the file, or else made now and written to it."""
         if self._file.exists():
             with np.load(self._file) as found:
                 self._known = dict(found)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        else:
+            self.embed_products(products)
             np.savez(self._file, **self._known)
 
     def embed_products(self, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
         keys = [self._key(product) for product in products]
         new = {key: product for key, product in zip(keys, products, strict=True) if key not in self._known}
-        self._known |= dict(zip(new, self._encoder.embed_products(list(new.values())), strict=True))
+        self._known |= dict(zip(new, self._embed(list(new.values())), strict=True))
         return np.stack([self._known[key] for key in keys])
 
     def _key(self, product: Mapping[str, Any]) -> str:

@@ -69,4 +69,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("not tested on this machine")
         for reason, count in reasons.most_common():
             terminalreporter.line(f"{count} tests: {reason}")
-        terminalreporter.line("As root on Debian, `make test-tools` brings chromium and nginx.")

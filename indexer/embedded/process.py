@@ -25,7 +25,8 @@ CLUSTER_NAME = "shelfrank-embedded"
 FOLDERS = ("config", "data", "logs", "tmp")
 
 # Disk watermarks in bytes: on a laptop, a disk at 95 % is ordinary, and shares of it would make every index read-only;
-# without any, a full disk would fail shards in the middle of a write.
+# without any, a full disk would fail shards in the middle of a write. Who writes faster than the watermarks are looked
+# at fills it all the same: then the node takes no part in its own cluster until it finds that it can write again.
 CONFIG = f"""\
 cluster.name: {CLUSTER_NAME}
 network.host: {HOST}
@@ -33,6 +34,7 @@ http.port: {{port}}
 path.data: {{data}}
 path.logs: {{logs}}
 cluster.info.update.interval: 10s
+monitor.fs.health.refresh_interval: 5s
 cluster.routing.allocation.disk.watermark.low: 100mb
 cluster.routing.allocation.disk.watermark.high: 80mb
 cluster.routing.allocation.disk.watermark.flood_stage: 60mb

@@ -237,7 +237,7 @@ def test_alerts_ask_for_metrics_that_exist_and_name_a_row_of_the_runbook(rule: A
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     if not shutil.which("promtool"):
-        pytest.skip("promtool is not on PATH")
+        pytest.skip("there is no promtool; `make test-tools` brings it")
     done = subprocess.run(
         ["promtool", "test", "rules", DEPLOY / "prometheus/alerts.test.yaml"],
         capture_output=True,

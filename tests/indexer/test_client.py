@@ -118,7 +118,7 @@ PASSWORD = "pass word 密码"
 @pytest.fixture(scope="module")
 def front(node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     if not shutil.which("nginx") or not shutil.which("openssl"):
-        pytest.skip("TLS is tested through nginx and openssl: apt-get install nginx openssl")
+        pytest.skip("there is no nginx or openssl; `make test-tools` brings them")
     if not node.startswith("http://"):
         pytest.skip("the OpenSearch of these tests has TLS of its own")
     folder = tmp_path_factory.mktemp("nginx")

@@ -40,6 +40,13 @@ def test_opensearch_variables_say_where_the_cluster_is() -> None:
     assert (cluster.url, cluster.user, cluster.password) == ("https://shop:9200", "李", "密码")
 
 
+def test_opensearch_variables_win_over_the_file_and_over_the_sections_own(tmp_path: Path) -> None:
+    file = written(tmp_path, '[cluster]\nurl = "http://file:9200"\n')
+    section, cluster = {"SHELFRANK_CLUSTER_URL": "http://section:9200"}, {"OPENSEARCH_URL": "http://cluster:9200"}
+    found = [settings.load(file, environ=environ).cluster.url for environ in ({}, section, section | cluster)]
+    assert found == ["http://file:9200", "http://section:9200", "http://cluster:9200"]
+
+
 def test_credentials_in_the_address_move_to_their_own_fields() -> None:
     loaded = settings.load(environ={"OPENSEARCH_URL": "https://li:p%40ss@shop:9200/search"})
     assert loaded.cluster.url == "https://shop:9200/search"

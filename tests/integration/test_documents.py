@@ -8,23 +8,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from click.testing import CliRunner
-from opensearchpy import OpenSearch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from indexer.cli import shelfrank
-from indexer.settings import Settings
-from ingest.job import Job, Options
-from ingest.schema import load_mapping
-from ingest.sources import open_catalogue
 from reranker.encoder import Encoder
-from reranker.scoring import CrossEncoder
 from tests.paths import ROOT, SAMPLE_SHOP
-from tests.shared import KnownVectors, one_at_a_time
+from tests.shared import KnownVectors, some_queries
 
 pytestmark = pytest.mark.node
 
@@ -32,8 +29,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAIN = (sys.executable, "-c", "from indexer.cli import main; main()")
 # These start, stop or reconfigure things outside of the tests' own node; they have tests of their own.
 ELSEWHERE = ("shelfrank node", "shelfrank train", "shelfrank connect --service", "shelfrank serve")
-# Every so many of the sample shop's queries: what is shown is that a command runs, not what it measures.
-EVERY = {"train": 5, "dev": 2, "test": 4}
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -54,69 +49,67 @@ def commands() -> list[tuple[str, int, str]]:
 
 
 @pytest.fixture(scope="module")
-def newcomer(
-    node: str,
-    node_settings: Settings,
-    client: OpenSearch,
-    encoder: Encoder,
-    reranker: CrossEncoder,
-    together: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def newcomer(node: str, known_vectors: KnownVectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sample shop's files under the names that the documents use, after `shelfrank demo`, and the
     catalogue that they call shop."""
     folder = tmp_path_factory.mktemp("newcomer")
     for name in ("catalog.csv", "catalog.toml", "qrels.tsv"):
         shutil.copy(SAMPLE_SHOP / name, folder / name)
-    header, *queries = (SAMPLE_SHOP / "queries.tsv").read_text("utf-8").splitlines()
-    kept = [line for split, every in EVERY.items() for line in [q for q in queries if q.endswith(split)][::every]]
-    (folder / "queries.tsv").write_text("\n".join([header, *kept, ""]), "utf-8")
+    (folder / "queries.tsv").write_text(some_queries(), "utf-8")
     (folder / "changes.jsonl").write_text(
         '{"op": "upsert", "version": 17, "product": {"id": "a1", "title": "Desk lamp", "price": 9.9}}\n'
         '{"op": "update", "version": 18, "id": "a1", "set": {"price": 8.5, "stock": 3}}\n'
         '{"op": "delete", "version": 19, "id": "a1"}\n',
         "utf-8",
     )
-    demo = subprocess.run(
-        [*MAIN, "demo"], cwd=folder, env=environment(node), capture_output=True, text=True, check=False
-    )
-    assert demo.returncode == 0, demo.stderr
-    assert "before: the first stage" in demo.stdout
-    assert "held-out queries" in demo.stdout
-    catalogue = open_catalogue(folder / "catalog.csv", load_mapping(str(folder / "catalog.toml")))
-    with one_at_a_time(together), KnownVectors(encoder, together / "shop.npz") as known:
-        Job(client, catalogue, known, reranker, node_settings, Options("shop", folder / "rejected.jsonl")).run()
+    known, whole = known_vectors, Encoder.embed_products
+
+    def embed_products(self: Encoder, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        return known.embed_products(products) if self.bundle_id == known.bundle_id else whole(self, products)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "embed_products", embed_products)
+        demo = command("demo", folder, node)
+        assert demo.exit_code == 0, f"{demo.output}\n{demo.exception!r}"
+        assert "before: the first stage" in demo.stdout
+        assert "held-out queries" in demo.stdout
+        shop = command("ingest catalog.csv --mapping catalog.toml --index shop", folder, node)
+        assert shop.exit_code == 0, f"{shop.output}\n{shop.exception!r}"
     return folder
 
 
-def environment(node: str) -> dict[str, str]:
-    return {**os.environ, "OPENSEARCH_URL": node, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+def command(arguments: str, folder: Path, node: str) -> Result:
+    """A `shelfrank` command in this process, as somebody calls it in `folder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        runner = CliRunner(env={"OPENSEARCH_URL": node, "COLUMNS": "100"})
+        return runner.invoke(shelfrank, shlex.split(arguments), standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
 def outcomes(newcomer: Path, node: str) -> Callable[[str], list[str]]:
     """What was wrong with each command of a page, nothing where it ran. A page is read from top to bottom, once: a
     command may need what an earlier one left."""
+    environment = {**os.environ, "OPENSEARCH_URL": node, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
-    def run(command: str) -> str:
-        arguments = shlex.split(command)[1:]
-        if "--workers" in arguments:  # its workers outlive no process
+    def run(line: str) -> str:
+        arguments = line.removeprefix("shelfrank ")
+        if "--workers" in arguments:  # those would stay with this process
             done = subprocess.run(
-                [*MAIN, *arguments], cwd=newcomer, env=environment(node), capture_output=True, text=True, check=False
+                [*MAIN, *shlex.split(arguments)],
+                cwd=newcomer,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             return done.stderr if done.returncode else ""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(newcomer)
-            result = CliRunner(env={"OPENSEARCH_URL": node, "COLUMNS": "100"}).invoke(
-                shelfrank, arguments, standalone_mode=False
-            )
-        # As the console's `main`, where no error is an exit code of 0.
-        code = result.return_value if isinstance(result.return_value, int) else result.exit_code
-        return f"{result.output}\n{result.exception!r}" if code or result.exception else ""
+        result = command(arguments, newcomer, node)
+        return f"{result.output}\n{result.exception!r}" if result.exit_code or result.exception else ""
 
     @cache
     def of(page: str) -> list[str]:
-        return [run(command) for each, _, command in commands() if each == page]
+        return [run(line) for each, _, line in commands() if each == page]
 
     return of
 

@@ -395,7 +395,7 @@ def test_a_node_that_stays_away_ends_the_run_with_what_was_written(own_node: Nod
 def test_esci_comes_in_whole_and_a_second_run_writes_nothing(empty: OpenSearch, tmp_path: Path) -> None:
     data = os.environ.get("SHELFRANK_DATA")
     if not data or not (Path(data) / "esci" / "products.jsonl").is_file():
-        pytest.skip("set SHELFRANK_DATA to the folder that holds esci/products.jsonl")
+        pytest.skip("SHELFRANK_DATA names no folder with esci/products.jsonl")
     path = tmp_path / "products.jsonl"
     path.symlink_to(Path(data).absolute() / "esci" / "products.jsonl")
     report = run(empty, path, StandIn(), load_mapping("esci"), batch=500)

@@ -58,6 +58,17 @@ def test_late_updates_of_different_fields_all_count() -> None:
     assert seen(product) == ({"id": "a", "title": "x", "stock": 2, "price": 9}, 1)
 
 
+def test_an_update_counts_only_above_the_version_that_is_known() -> None:
+    known = [upsert(2, "x", price=10)], [update(4, stock=1)]
+    tried = [update(2, price=9), update(3, price=9), update(4, stock=7), update(5, stock=7)]
+    assert [after(*known, [event]).verdicts[0][1] for event in tried] == [
+        "superseded",
+        "counts",
+        "superseded",
+        "counts",
+    ]
+
+
 def test_a_deleted_product_comes_back_only_by_a_newer_upsert() -> None:
     gone = [upsert(1, "x")], [delete(5)]
     assert seen(after(*gone, [upsert(4, "late")], [update(9, price=1)])) is None

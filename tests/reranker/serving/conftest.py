@@ -45,7 +45,7 @@ def browser() -> Iterator[Any]:
     with api.sync_playwright() as driver:
         found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if found is None and not Path(driver.chromium.executable_path).exists():
-            pytest.skip("there is no chromium for the page")
+            pytest.skip("there is no chromium; `make test-tools` brings it")
         opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield opened
         opened.close()

@@ -15,7 +15,7 @@ from tests.reranker.serving.service import Running, running, with_serve
 
 
 @pytest.mark.node
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl; `make test-tools` brings it")
 def test_the_service_speaks_tls(patient: Settings, shop: str, tmp_path: Path) -> None:
     request = [
         "openssl",
@@ -42,7 +42,7 @@ def test_the_service_speaks_tls(patient: Settings, shop: str, tmp_path: Path) ->
 
 
 @pytest.mark.node
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl; `make test-tools` brings it")
 def test_curl_gets_reranked_hits(service: Running, shop: str) -> None:
     url, body = f"{service.url}/{shop}/_search?pretty", '{"query": {"match": {"title": "保温杯"}}, "size": 2}'
     command = ["curl", "-sS", "-i", "-H", "Content-Type: application/json", "-d", body, url]

@@ -16,14 +16,15 @@ import pytest
 
 from reranker.registry import current
 from tests.paths import SAMPLE_SHOP
+from tests.shared import some_queries
 
 OPTIONS = """
 [data]
-title_queries = 120
-attribute_queries = 20
-exclusion_queries = 20
-price_queries = 20
-accessory_queries = 20
+title_queries = 20
+attribute_queries = 4
+exclusion_queries = 4
+price_queries = 4
+accessory_queries = 4
 first_stage_negatives = 5
 random_negatives = 3
 
@@ -33,6 +34,10 @@ list_size = 4
 lists = 2
 """
 _PATIENCE_S = 240
+# The command, with a checkpoint soon.
+SHELFRANK = (
+    "from reranker.training import finetune\nfinetune.CHECKPOINT_STEPS = 20\nfrom indexer.cli import main\nmain()"
+)
 
 pytestmark = pytest.mark.node
 Shelfrank = Callable[..., "subprocess.Popen[str]"]
@@ -44,7 +49,7 @@ def shelfrank(node: str, tmp_path: Path) -> Shelfrank:
     environ = {**os.environ, "OPENSEARCH_URL": node, "SHELFRANK_MODELS_HOME": str(home)}
 
     def start(*arguments: str | Path) -> subprocess.Popen[str]:
-        command = [str(Path(sys.executable).with_name("shelfrank")), *map(str, arguments)]
+        command = [sys.executable, "-c", SHELFRANK, *map(str, arguments)]
         return subprocess.Popen(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -61,7 +66,8 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
     shelfrank: Shelfrank, shop: str, tiny: Path, tmp_path: Path
 ) -> None:
     prepared = tmp_path / "prepared"
-    raw = ["--queries", SAMPLE_SHOP / "queries.tsv", "--qrels", SAMPLE_SHOP / "qrels.tsv"]
+    (tmp_path / "queries.tsv").write_text(some_queries(), "utf-8")
+    raw = ["--queries", tmp_path / "queries.tsv", "--qrels", SAMPLE_SHOP / "qrels.tsv"]
     code, report, err = finished(shelfrank("train", "prepare", *raw, "--out", prepared, "--json"))
     assert code == 0, err
     assert report
@@ -84,7 +90,7 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
     code, made, err = finished(shelfrank(*training))
     assert code == 0, err
     steps = [int(line.split()[2]) for line in err.splitlines() if line.startswith("measured: step")]
-    assert steps[0] > 100  # it went on from the checkpoint and did not begin again
+    assert steps[0] > 20  # it went on from the checkpoint and did not begin again
     assert made["quality"][shop]["test_queries"] > 0
 
     promote = ["models", "promote", made["bundle"], *data, "--split", "dev", "--window", "10", "--json"]

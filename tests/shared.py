@@ -20,12 +20,16 @@ from tests.paths import SAMPLE_SHOP
 EVERY = {"train": 5, "dev": 2, "test": 4}
 
 
-def some_queries() -> str:
-    """The sample shop's queries, fewer of them: for what is to run, whatever it measures."""
-    header, *lines = (SAMPLE_SHOP / "queries.tsv").read_text("utf-8").splitlines()
-    of_split = {split: [line for line in lines if line.endswith(f"\t{split}")] for split in EVERY}
+def write_judged(folder: Path) -> None:
+    """Write queries.tsv and qrels.tsv of some of the sample shop's queries: what is to run, whatever it measures."""
+    header, *queries = (SAMPLE_SHOP / "queries.tsv").read_text("utf-8").splitlines()
+    of_split = {split: [line for line in queries if line.endswith(f"\t{split}")] for split in EVERY}
     kept = [line for split, found in of_split.items() for line in found[:: EVERY[split]]]
-    return "\n".join([header, *kept, ""])
+    ids = {line.split("\t")[0] for line in kept}
+    first, *grades = (SAMPLE_SHOP / "qrels.tsv").read_text("utf-8").splitlines()
+    judged = [line for line in grades if line.split("\t")[0] in ids]
+    (folder / "queries.tsv").write_text("\n".join([header, *kept, ""]), "utf-8")
+    (folder / "qrels.tsv").write_text("\n".join([first, *judged, ""]), "utf-8")
 
 
 @contextmanager

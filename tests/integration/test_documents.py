@@ -8,20 +8,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from numpy.typing import NDArray
 
 from indexer.cli import shelfrank
+from indexer.settings import Settings
+from reranker.cache import Cache
 from reranker.encoder import Encoder
+from reranker.scoring import CrossEncoder
 from tests.paths import ROOT, SAMPLE_SHOP
-from tests.shared import KnownVectors, some_queries
+from tests.shared import KnownVectors, write_judged
 
 pytestmark = pytest.mark.node
 
@@ -49,32 +49,37 @@ def commands() -> list[tuple[str, int, str]]:
 
 
 @pytest.fixture(scope="module")
-def newcomer(node: str, known_vectors: KnownVectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def loaded_models(loaded: Settings, known_vectors: KnownVectors) -> Iterator[None]:
+    """Commands get the same models, which remember: each of them asks for much that another one has asked for."""
+    encoder, reranker = Encoder.load(loaded.models), CrossEncoder.load(loaded.models)
+    encoder.cache, reranker.cache = Cache(1_000), Cache(100_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "embed_products", known_vectors.embed_products)
+        patch.setattr(Encoder, "load", classmethod(lambda *_: encoder))
+        patch.setattr(CrossEncoder, "load", classmethod(lambda *_: reranker))
+        yield
+
+
+@pytest.fixture(scope="module")
+def newcomer(node: str, loaded_models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sample shop's files under the names that the documents use, after `shelfrank demo`, and the
     catalogue that they call shop."""
     folder = tmp_path_factory.mktemp("newcomer")
-    for name in ("catalog.csv", "catalog.toml", "qrels.tsv"):
+    for name in ("catalog.csv", "catalog.toml"):
         shutil.copy(SAMPLE_SHOP / name, folder / name)
-    (folder / "queries.tsv").write_text(some_queries(), "utf-8")
+    write_judged(folder)
     (folder / "changes.jsonl").write_text(
         '{"op": "upsert", "version": 17, "product": {"id": "a1", "title": "Desk lamp", "price": 9.9}}\n'
         '{"op": "update", "version": 18, "id": "a1", "set": {"price": 8.5, "stock": 3}}\n'
         '{"op": "delete", "version": 19, "id": "a1"}\n',
         "utf-8",
     )
-    known, whole = known_vectors, Encoder.embed_products
-
-    def embed_products(self: Encoder, products: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        return known.embed_products(products) if self.bundle_id == known.bundle_id else whole(self, products)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "embed_products", embed_products)
-        demo = command("demo", folder, node)
-        assert demo.exit_code == 0, f"{demo.output}\n{demo.exception!r}"
-        assert "before: the first stage" in demo.stdout
-        assert "held-out queries" in demo.stdout
-        shop = command("ingest catalog.csv --mapping catalog.toml --index shop", folder, node)
-        assert shop.exit_code == 0, f"{shop.output}\n{shop.exception!r}"
+    demo = command("demo", folder, node)
+    assert demo.exit_code == 0, f"{demo.output}\n{demo.exception!r}"
+    assert "before: the first stage" in demo.stdout
+    assert "held-out queries" in demo.stdout
+    shop = command("ingest catalog.csv --mapping catalog.toml --index shop", folder, node)
+    assert shop.exit_code == 0, f"{shop.output}\n{shop.exception!r}"
     return folder
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from reranker.registry import current
-from tests.paths import SAMPLE_SHOP
-from tests.shared import some_queries
+from tests.shared import write_judged
 
 OPTIONS = """
 [data]
@@ -66,8 +65,8 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
     shelfrank: Shelfrank, shop: str, tiny: Path, tmp_path: Path
 ) -> None:
     prepared = tmp_path / "prepared"
-    (tmp_path / "queries.tsv").write_text(some_queries(), "utf-8")
-    raw = ["--queries", tmp_path / "queries.tsv", "--qrels", SAMPLE_SHOP / "qrels.tsv"]
+    write_judged(tmp_path)
+    raw = ["--queries", tmp_path / "queries.tsv", "--qrels", tmp_path / "qrels.tsv"]
     code, report, err = finished(shelfrank("train", "prepare", *raw, "--out", prepared, "--json"))
     assert code == 0, err
     assert report

@@ -146,7 +146,11 @@ def known_vectors(encoder: Encoder, together: Path) -> KnownVectors:
     """The encoder that ships, with the vectors of the sample shop: made by the first process that needs them, and by
     no other."""
     known = KnownVectors(encoder, together / "shop.npz")
-    with one_at_a_time(together), temporary_folder() as folder, DeadLetters(folder / "rejected.jsonl") as letters:
+    with (
+        one_at_a_time(together / "shop.lock"),
+        temporary_folder() as folder,
+        DeadLetters(folder / "rejected.jsonl") as letters,
+    ):
         entries = Products(sample_catalogue(), Report()).entries(letters)
         known.complete([entry.product for entry in entries])
     return known

@@ -33,9 +33,9 @@ def write_judged(folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """For the time of a `with` block no other process is in one with the same folder."""
-    with (folder / "lock").open("w") as file:
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """For the time of a `with` block no other process is in one with the same file."""
+    with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -110,10 +110,13 @@ def actors(kind: str) -> list[int]:
 def test_what_a_worker_cannot_load_is_told(workers: Workers, entries: list[Entry]) -> None:
     sound = workers._shared
     files = workers._work.encoder.files | {"tokenizer.json": b"{}"}
+    workers._end()  # workers that began before have loaded what they need
     workers._shared = ray.put(msgspec.structs.replace(workers._work, encoder=Shipped("x", "encoder", files)))
-    with pytest.raises(WorkerError, match=r"tokenizer\.json is corrupt"):
-        list(workers.stream(iter([entries[:3]])))
-    workers._shared = sound
+    try:
+        with pytest.raises(WorkerError, match=r"tokenizer\.json is corrupt"):
+            list(workers.stream(iter([entries[:3]])))
+    finally:
+        workers._shared = sound
 
 
 def test_documents_are_those_of_a_local_run(workers: Workers, entries: list[Entry], wanted: dict[str, bytes]) -> None:

@@ -191,6 +191,8 @@ def test_what_changes_meanwhile_is_there_afterwards(empty: OpenSearch, tmp_path:
             put(empty, old, "new-1", "New during the build")
             bury(empty, old, "p0002")
             empty.delete(index=old, id="p0003")  # past shelfrank: no tombstone
+            bury(empty, old, "p0004")
+            put(empty, old, "p0004", "Back after its deletion", version=6)
         if phase == "Switch" and "switch" not in done:
             done.append("switch")
             put(empty, old, "p0005", "Changed at the last moment")
@@ -202,6 +204,7 @@ def test_what_changes_meanwhile_is_there_afterwards(empty: OpenSearch, tmp_path:
     assert found["p0001"]["title"] == "Changed behind the reading"
     assert found["p0199"]["title"] == "Changed before the reading"
     assert found["new-1"]["title"] == "New during the build"
+    assert found["p0004"]["title"] == "Back after its deletion"
     assert found["p0005"]["title"] == "Changed at the last moment"
     assert not {"p0002", "p0003", "p0006"} & found.keys()
     assert len(found) == 200 + 1 - 3

@@ -163,8 +163,9 @@ def test_another_run_takes_the_place_of_the_first_while_shoppers_search(ml: Open
     shopper.join()
     assert not bad
     assert sorted(second["replaced"]) == sorted([first["model"], first["connector"]])
+    named = {"size": 100, "query": {"term": {"name.keyword": "shelfrank"}}}
     for kind, ident in (("models", second["model"]), ("connectors", second["connector"])):
-        found = ml.transport.perform_request("POST", f"/_plugins/_ml/{kind}/_search", body={"size": 100})
+        found = ml.transport.perform_request("POST", f"/_plugins/_ml/{kind}/_search", body=named)
         assert [hit["_id"] for hit in found["hits"]["hits"]] == [ident]
 
 

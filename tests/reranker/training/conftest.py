@@ -1,4 +1,4 @@
-"""A base model small enough to train in a test."""
+"""Base models: one that is small enough to train in a test, and the one that is packaged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
 from reranker import bundle as bundles
+from reranker.training import base
+from tests.shared import one_at_a_time
 
 
 @pytest.fixture(scope="module")
@@ -26,4 +28,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_labels=1,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packaged(together: Path) -> Path:
+    """The packaged base as a folder, written by the first process that needs it."""
+    folder = together / "packaged"
+    with one_at_a_time(together / "packaged.lock"):
+        if not (folder / "tokenizer_config.json").is_file():
+            base.write_packaged_e5(folder)
     return folder

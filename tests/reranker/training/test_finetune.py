@@ -25,8 +25,8 @@ def test_the_output_that_a_base_lacks_is_drawn_with_the_seed(headless: Path) -> 
     assert first == again != other
 
 
-def descended(start: float, folder: Path, key: str = "run", stop: int = 0) -> list[int]:
-    """The steps that a run of ten takes, until one of them."""
+def descended(start: float, folder: Path, key: str = "run", stop: int = 0, steps: int = 10) -> list[int]:
+    """The steps that a run takes, until one of them."""
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, start)
     nn.init.zeros_(model.bias)
@@ -42,7 +42,7 @@ def descended(start: float, folder: Path, key: str = "run", stop: int = 0) -> li
         seen.append(step)
 
     try:
-        finetune.descend(model, 10, loss_of, finetune.Options(), key, folder, on_step)
+        finetune.descend(model, steps, loss_of, finetune.Options(), key, folder, on_step)
     except KeyboardInterrupt:
         assert stop
     return seen
@@ -57,3 +57,8 @@ def test_only_the_same_run_goes_on(
     monkeypatch.setattr(finetune, "CHECKPOINT_STEPS", 2)
     assert descended(1.0, tmp_path, stop=6) == [1, 2, 3, 4, 5]
     assert descended(start, tmp_path, key)[0] == first
+
+
+def test_a_run_that_is_stopped_loses_at_most_a_hundred_steps(tmp_path: Path) -> None:
+    assert descended(1.0, tmp_path, stop=250, steps=300)[-1] == 249
+    assert descended(1.0, tmp_path, steps=300)[0] == 201

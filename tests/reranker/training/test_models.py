@@ -56,9 +56,8 @@ def test_the_stored_model_scores_as_the_widened_one(tiny: Path, tmp_path: Path) 
     np.testing.assert_allclose(outputs[0], outputs[1], atol=0.02)
 
 
-def test_pruning_keeps_the_words_it_is_given_and_their_meaning(tmp_path: Path) -> None:
-    full, cut = tmp_path / "full", tmp_path / "cut"
-    base.write_packaged_e5(full)
+def test_pruning_keeps_the_words_it_is_given_and_their_meaning(packaged: Path, tmp_path: Path) -> None:
+    full, cut = packaged, tmp_path / "cut"
     before, kept = base.prune_vocabulary(full, cut, ["thermosflasche"])
     assert kept < before / 4
     old, new = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (full, cut))

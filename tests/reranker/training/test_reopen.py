@@ -6,36 +6,37 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from opensearchpy import OpenSearch
 from safetensors.numpy import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from indexer.errors import InputError
-from indexer.settings import Models
+from indexer.settings import Models, Settings
+from ingest.job import Job, Options
+from ingest.schema import load_mapping
+from ingest.sources import open_catalogue
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Kind, fingerprint
 from reranker.encoder import Encoder
-from reranker.evaluation.judgments import read_queries
+from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.training import base, contrastive, export, finetune, run
 from reranker.training.recipes import ENCODER
 from reranker.training.reopen import reopen
 from tests.paths import SAMPLE_SHOP
+from tests.shared import KnownVectors
 
 PRODUCTS = {"1": {"title": "Steel water bottle 750 ml", "brand": "Acme"}, "2": {"title": "不锈钢保温杯"}}
 QUERIES = ("water bottle", "适合送爸爸的保温杯")
-
-
-@pytest.fixture(scope="module")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packaged")
-    base.write_packaged_e5(folder)
-    return folder
+# Queries of the sample shop by split.
+FEW = {"train": 4, "test": 3}
 
 
 def shipped(kind: Kind) -> Bundle:
@@ -106,20 +107,40 @@ def test_a_base_of_another_kind_is_told(packaged: Path, tmp_path: Path) -> None:
         reopen(shipped("reranker"), tmp_path, tmp_path / "out")
 
 
-@pytest.mark.node
-def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path: Path) -> None:
+@pytest.fixture
+def corner(
+    node_settings: Settings, client: OpenSearch, known_vectors: KnownVectors, reranker: CrossEncoder, tmp_path: Path
+) -> Iterator[str]:
+    """A shop of what is judged for a few queries, whose files lie beside it; yields its name."""
     queries = read_queries(SAMPLE_SHOP / "queries.tsv")
-    few = [query for query in queries if query.columns["split"] == "train"][:4]
-    held = [query for query in queries if query.columns["split"] == "test"][:3]
-    rows = [*((query, "train") for query in few), *((query, "test") for query in held)]
-    (tmp_path / "queries.tsv").write_text(
-        "query_id\tquery\tsplit\n" + "".join(f"{query.id}\t{query.text}\t{split}\n" for query, split in rows), "utf-8"
-    )
+    few = [[query for query in queries if query.columns["split"] == split][:count] for split, count in FEW.items()]
+    judged = {query.id: read_qrels(SAMPLE_SHOP / "qrels.tsv")[query.id] for found in few for query in found}
+    rows = [f"{query.id}\t{query.text}\t{query.columns['split']}\n" for found in few for query in found]
+    grades = [f"{query}\t{product}\t{grade}\n" for query, found in judged.items() for product, grade in found.items()]
+    (tmp_path / "queries.tsv").write_text("query_id\tquery\tsplit\n" + "".join(rows), "utf-8")
+    (tmp_path / "qrels.tsv").write_text("query_id\tproduct_id\tgrade\n" + "".join(grades), "utf-8")
+    header, *products = (SAMPLE_SHOP / "catalog.csv").read_text("utf-8").splitlines()
+    wanted = {product for found in judged.values() for product in found}
+    kept = [line for line in products if line.split(",")[0] in wanted]
+    (tmp_path / "catalog.csv").write_text("\n".join([header, *kept, ""]), "utf-8")
+    catalogue = open_catalogue(tmp_path / "catalog.csv", load_mapping(str(SAMPLE_SHOP / "catalog.toml")))
+    options = Options("test-corner", tmp_path / "rejected.jsonl")
+    report = Job(client, catalogue, known_vectors, reranker, node_settings, options).run()
+    yield "test-corner"
+    client.indices.delete(index=report.index)
+
+
+@pytest.mark.node
+def test_training_goes_on_from_the_bundle_in_use(node: str, corner: str, packaged: Path, tmp_path: Path) -> None:
+    queries = read_queries(tmp_path / "queries.tsv")
+    few, held = ([query for query in queries if query.columns["split"] == split] for split in FEW)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / base.PACKAGED).symlink_to(packaged)
     (tmp_path / "options.toml").write_text(
         "[data]\ntitle_queries = 0\nfirst_stage_negatives = 2\nrandom_negatives = 1\n"
         "[finetune]\njudged_rounds = 1\nlist_size = 4\n[encoder]\nrounds = 1\n"
     )
-    judged = ["--index", shop, "--queries", tmp_path / "queries.tsv", "--qrels", SAMPLE_SHOP / "qrels.tsv"]
+    judged = ["--index", corner, "--queries", tmp_path / "queries.tsv", "--qrels", tmp_path / "qrels.tsv"]
     shared = ["--base", "current", "--work", tmp_path / "base", "--options", tmp_path / "options.toml", "--json"]
     kinds: tuple[Kind, ...] = ("reranker", "encoder")
     for kind in kinds:
@@ -138,7 +159,7 @@ def test_training_goes_on_from_the_bundle_in_use(node: str, shop: str, tmp_path:
         assert card.base_model == old.description.base_model
         assert card.training["before"]["bundle"] == old.id
         assert set(card.trained_on) == {*old.description.seen, *(fingerprint(query.text) for query in few)}
-    found = bundles.verify(tmp_path / "encoder", "encoder").description.quality[shop]
+    found = bundles.verify(tmp_path / "encoder", "encoder").description.quality[corner]
     assert found["queries"] == len(held)
     assert found["gain"]["mean"] == pytest.approx(found["ndcg@10"] - found["ndcg@10 before"], abs=2e-4)
     made = bundles.verify(tmp_path / "reranker/measured/bundle", "reranker").description

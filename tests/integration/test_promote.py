@@ -22,6 +22,7 @@ from indexer.settings import Models, Settings
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Kind, fingerprint, write_description
 from reranker.encoder import Encoder
+from reranker.registry import gate
 from reranker.registry.command import models
 
 pytestmark = pytest.mark.node
@@ -71,6 +72,13 @@ def indexes(client: OpenSearch, new_encoder: Bundle) -> Iterator[None]:
     fill(client, REINDEXED, Encoder(new_encoder, Models()))
     yield
     client.indices.delete(index=f"{INDEX},{REINDEXED}")
+
+
+@pytest.fixture(autouse=True)
+def _few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gate asks of a model by itself is tested in its own file; here it asks little of it."""
+    monkeypatch.setattr(gate, "TEXTS", gate.TEXTS[:4])
+    monkeypatch.setattr(gate, "EDGES", {"empty": ""})
 
 
 @pytest.fixture

@@ -15,19 +15,24 @@ import pytest
 
 # What a process and its node may take, and what the machine keeps for itself.
 WORKER_MB, SYSTEM_MB = 6000, 3000
+# Of the first ones, one asks for the vectors of the sample shop, which the others would wait for.
 LONGEST = (
     "integration/test_documents.py",
     "integration/test_chaos.py",
-    "reranker/training/test_whole.py",
-    "integration/test_disk.py",
     "integration/test_three_nodes.py",
+    "integration/test_disk.py",
     "integration/test_rerank_processor.py",
-    "reranker/training/test_reopen.py",
+    "reranker/training/test_whole.py",
     "reranker/training/test_models.py",
+    "reranker/training/test_reopen.py",
+    "integration/test_ingest.py",
     "integration/test_distributed.py",
     "integration/test_reindex.py",
-    "reranker/serving/test_page.py",
     "deploy/test_deploy.py",
+    "integration/test_promote.py",
+    "reranker/serving/test_page.py",
+    "reranker/serving/test_faults.py",
+    "indexer/test_node.py",
 )
 # Which random choices a run makes: others every day, the same again where this variable names them.
 SEED = int(os.environ.get("SHELFRANK_TESTS_SEED") or datetime.date.today().toordinal())

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from indexer import node as nodes
 from indexer import settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.node
 
@@ -60,13 +60,25 @@ def assert_follow_shows_what_comes_later(node: settings.Node) -> None:
     process = subprocess.Popen(
         command, env=environment(node), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(2)
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    written = seen = 0
     with (nodes.data_dir(node) / "logs" / "opensearch.log").open("a", encoding="utf-8") as log:
-        log.write("之后的一行\n")
-    time.sleep(1)
+
+        def shown() -> str:
+            nonlocal written
+            log.write(f"之后的一行 {written}\n")
+            log.flush()
+            written += 1
+            return process.stdout.read() or "" if process.stdout else ""
+
+        first = until(shown, "no line was shown")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert out == "之后的一行\n"
+    lines = (first + out).splitlines()
+    seen = int(lines[0].split()[-1])
+    assert seen > 0, "a line that was there before"
+    assert lines == [f"之后的一行 {number}" for number in range(seen, seen + len(lines))]
     assert process.returncode == 130
     assert "Traceback" not in err
 

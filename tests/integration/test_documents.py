@@ -13,13 +13,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from indexer.cli import shelfrank
 from indexer.settings import Settings
 from reranker.cache import Cache
 from reranker.encoder import Encoder
 from reranker.scoring import CrossEncoder
+from tests.commands import Done, run
 from tests.paths import ROOT, SAMPLE_SHOP
 from tests.shared import KnownVectors, write_judged
 
@@ -74,21 +73,14 @@ def newcomer(node: str, loaded_models: None, tmp_path_factory: pytest.TempPathFa
         '{"op": "delete", "version": 19, "id": "a1"}\n',
         "utf-8",
     )
-    demo = command("demo", folder, node)
-    assert demo.exit_code == 0, f"{demo.output}\n{demo.exception!r}"
+    demo = run("demo", folder=folder, OPENSEARCH_URL=node, COLUMNS="100")
+    assert demo.returncode == 0, demo.stderr
     assert "before: the first stage" in demo.stdout
     assert "held-out queries" in demo.stdout
-    shop = command("ingest catalog.csv --mapping catalog.toml --index shop", folder, node)
-    assert shop.exit_code == 0, f"{shop.output}\n{shop.exception!r}"
+    ingest_shop = ["ingest", "catalog.csv", "--mapping", "catalog.toml", "--index", "shop"]
+    shop = run(*ingest_shop, folder=folder, OPENSEARCH_URL=node)
+    assert shop.returncode == 0, shop.stderr
     return folder
-
-
-def command(arguments: str, folder: Path, node: str) -> Result:
-    """A `shelfrank` command in this process, as somebody calls it in `folder`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        runner = CliRunner(env={"OPENSEARCH_URL": node, "COLUMNS": "100"})
-        return runner.invoke(shelfrank, shlex.split(arguments), standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +89,20 @@ def outcomes(newcomer: Path, node: str) -> Callable[[str], list[str]]:
     command may need what an earlier one left."""
     environment = {**os.environ, "OPENSEARCH_URL": node, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
-    def run(line: str) -> str:
-        arguments = line.removeprefix("shelfrank ")
-        if "--workers" in arguments:  # those would stay with this process
-            done = subprocess.run(
-                [*MAIN, *shlex.split(arguments)],
-                cwd=newcomer,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
+    def problem(line: str) -> str:
+        arguments = shlex.split(line)[1:]
+        done: Done | subprocess.CompletedProcess[str] = (
+            subprocess.run(
+                [*MAIN, *arguments], cwd=newcomer, env=environment, capture_output=True, text=True, check=False
             )
-            return done.stderr if done.returncode else ""
-        result = command(arguments, newcomer, node)
-        return f"{result.output}\n{result.exception!r}" if result.exit_code or result.exception else ""
+            if "--workers" in arguments  # those would stay with this process
+            else run(*arguments, folder=newcomer, OPENSEARCH_URL=node, COLUMNS="100")
+        )
+        return f"exit code {done.returncode}\n{done.stderr}" if done.returncode else ""
 
     @cache
     def of(page: str) -> list[str]:
-        return [run(line) for each, _, line in commands() if each == page]
+        return [problem(line) for each, _, line in commands() if each == page]
 
     return of
 

@@ -7,9 +7,6 @@ that is asked with the wrong one finds what is farthest.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +33,7 @@ from reranker.encoder import Encoder
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
+from tests.commands import Done, run
 from tests.waiting import until
 
 TITLES = ("steel bottle", "wool blanket", "garden hose", "保温杯", "desk lamp", "running shoes")
@@ -128,27 +126,13 @@ def test_an_index_is_asked_with_vectors_of_its_own_encoder_through_the_switch(
 
 
 @pytest.fixture
-def shelfrank(node: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from indexer.cli import main; main()", *map(str, arguments)]
-        environment = {**os.environ, "OPENSEARCH_URL": node}
-        return subprocess.run(
-            command,
-            input=given,
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=tmp_path,
-            timeout=200,
-            check=False,
-        )
-
-    return run
+def shelfrank(node: str, tmp_path: Path) -> Callable[..., Done]:
+    return lambda *arguments, given="": run(*arguments, folder=tmp_path, given=given, OPENSEARCH_URL=node)
 
 
 @pytest.mark.node
 def test_an_operator_builds_feeds_looks_rolls_back_and_cleans_up(
-    shelfrank: Callable[..., subprocess.CompletedProcess[str]], client: OpenSearch, name: str, files: tuple[Path, Path]
+    shelfrank: Callable[..., Done], client: OpenSearch, name: str, files: tuple[Path, Path]
 ) -> None:
     catalogue, mapping = files
     queries, qrels = catalogue.with_name("queries.tsv"), catalogue.with_name("qrels.tsv")

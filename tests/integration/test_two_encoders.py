@@ -7,9 +7,6 @@ that is asked in the wrong field is refused by the server, or finds what is fart
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +39,7 @@ from reranker.encoder import Encoder
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
+from tests import commands
 from tests.integration.clearing import remove
 from tests.integration.test_promote import copied
 
@@ -221,11 +219,7 @@ def test_an_operator_compares_two_bundles(
     shorter = copied("encoder", tmp_path / "shorter", name="shorter", recipe=recipe)
 
     def run(*arguments: str | Path, code: int = 0, **environ: str) -> Any:
-        command = [sys.executable, "-c", "from indexer.cli import main; main()", *map(str, arguments), "--json"]
-        environment = {**os.environ, "OPENSEARCH_URL": node, **environ}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=False
-        )
+        done = commands.run(*arguments, "--json", folder=tmp_path, OPENSEARCH_URL=node, **environ)
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout) if code == 0 else done.stderr
 

@@ -143,7 +143,10 @@ def test_a_setting_that_hides_the_registry_is_told(run: Run, candidate: Bundle) 
     assert "not the registry's" in " ".join(result.stderr.split())
 
 
-def test_verify_looks_at_what_is_used_and_at_what_is_named(run: Run, candidate: Bundle) -> None:
+def test_verify_looks_at_what_is_used_and_at_what_is_named(
+    run: Run, candidate: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # the folder's name in one line
     answer = json.loads(run("verify", "--kind", "reranker", "--json").stdout)
     assert [each["bundle"] for each in answer["bundles"]] == [bundles.load("", "reranker", "/nowhere").id]
     assert answer["passed"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from reranker.scoring import CrossEncoder
 from reranker.training import base, contrastive, export, finetune, run
 from reranker.training.recipes import ENCODER
 from reranker.training.reopen import reopen
+from tests import commands
 from tests.paths import SAMPLE_SHOP
 from tests.shared import KnownVectors
 
@@ -144,14 +142,8 @@ def test_training_goes_on_from_the_bundle_in_use(node: str, corner: str, package
     shared = ["--base", "current", "--work", tmp_path / "base", "--options", tmp_path / "options.toml", "--json"]
     kinds: tuple[Kind, ...] = ("reranker", "encoder")
     for kind in kinds:
-        command = [Path(sys.executable).with_name("shelfrank"), "train", kind, *judged, *shared]
-        done = subprocess.run(
-            [*map(str, command), "--out", str(tmp_path / kind)],
-            env={**os.environ, "OPENSEARCH_URL": node},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = ["train", kind, *judged, *shared, "--out", tmp_path / kind]
+        done = commands.run(*command, folder=tmp_path, OPENSEARCH_URL=node)
         assert done.returncode == 0, done.stderr
         old, new = shipped(kind), bundles.verify(Path(json.loads(done.stdout)["bundle"]), kind)
         card = new.description

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from reranker.registry import current
+from tests import commands
 from tests.shared import write_judged
 
 OPTIONS = """
@@ -56,18 +57,18 @@ def shelfrank(node: str, tmp_path: Path) -> Shelfrank:
     return start
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, Any, str]:
-    out, err = process.communicate(timeout=_PATIENCE_S)
-    return process.returncode, json.loads(out) if out.strip() else None, err
-
-
 def test_from_judgments_to_a_promoted_bundle_over_a_kill(
-    shelfrank: Shelfrank, shop: str, tiny: Path, tmp_path: Path
+    shelfrank: Shelfrank, node: str, shop: str, tiny: Path, tmp_path: Path
 ) -> None:
+    def finished(*arguments: str | Path) -> tuple[int, Any, str]:
+        home = str(tmp_path / "home")
+        done = commands.run(*arguments, folder=tmp_path, OPENSEARCH_URL=node, SHELFRANK_MODELS_HOME=home)
+        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None, done.stderr
+
     prepared = tmp_path / "prepared"
     write_judged(tmp_path)
     raw = ["--queries", tmp_path / "queries.tsv", "--qrels", tmp_path / "qrels.tsv"]
-    code, report, err = finished(shelfrank("train", "prepare", *raw, "--out", prepared, "--json"))
+    code, report, err = finished("train", "prepare", *raw, "--out", prepared, "--json")
     assert code == 0, err
     assert report
 
@@ -86,7 +87,7 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
     killed.communicate()
     assert not (tmp_path / "run" / "measured" / "bundle" / "bundle.json").exists()
 
-    code, made, err = finished(shelfrank(*training))
+    code, made, err = finished(*training)
     assert code == 0, err
     steps = [int(line.split()[2]) for line in err.splitlines() if line.startswith("measured: step")]
     assert steps[0] > 20  # it went on from the checkpoint and did not begin again
@@ -94,7 +95,7 @@ def test_from_judgments_to_a_promoted_bundle_over_a_kill(
 
     promote = ["models", "promote", made["bundle"], *data, "--split", "dev", "--window", "10", "--json"]
     # A toy of random weights may fail the gate's checks of quality and of languages; which ones is chance.
-    code, answer, err = finished(shelfrank(*promote, "--margin", "1", "--force", "a toy that shows the way"))
+    code, answer, err = finished(*promote, "--margin", "1", "--force", "a toy that shows the way")
     assert code == 0, err
     assert answer["promoted"]
     assert answer["figures"]["queries"] > 0

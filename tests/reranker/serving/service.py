@@ -51,6 +51,8 @@ def running(settings: Settings, wait: bool = True) -> Iterator[Running]:
             yield Running(url, app, client)
         finally:
             server.should_exit = True
+            thread.join(5)
+            server.force_exit = True  # a connection that somebody keeps open is not waited for
             thread.join(30)
             listening.close()
 

@@ -225,6 +225,7 @@ def test_failures_are_told_in_words_with_a_way_on(visit: Visit, site: Running) -
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
     page.context.set_offline(False)
+    page.wait_for_function("navigator.onLine")
     page.get_by_role("button", name="Try again").click()
     page.wait_for_selector("#reranked li")
     expect(page.get_by_role("alert")).to_be_empty()

@@ -23,6 +23,8 @@ from reranker.scoring import CrossEncoder
 
 Run = Callable[..., Result]
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
@@ -143,10 +145,7 @@ def test_a_setting_that_hides_the_registry_is_told(run: Run, candidate: Bundle) 
     assert "not the registry's" in " ".join(result.stderr.split())
 
 
-def test_verify_looks_at_what_is_used_and_at_what_is_named(
-    run: Run, candidate: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")  # the folder's name in one line
+def test_verify_looks_at_what_is_used_and_at_what_is_named(run: Run, candidate: Bundle) -> None:
     answer = json.loads(run("verify", "--kind", "reranker", "--json").stdout)
     assert [each["bundle"] for each in answer["bundles"]] == [bundles.load("", "reranker", "/nowhere").id]
     assert answer["passed"]
@@ -155,7 +154,7 @@ def test_verify_looks_at_what_is_used_and_at_what_is_named(
     assert json.loads(result.stdout)["passed"] is False
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
-    assert "tokenizer.json" in " ".join(run("verify", candidate.folder).stdout.split())
+    assert "tokenizer.json" in run("verify", candidate.folder, COLUMNS="300").stdout
     assert "--kind says encoder" in str(run("verify", candidate.folder, "--kind", "encoder").exception)
 
 

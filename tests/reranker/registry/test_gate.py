@@ -16,6 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Kind, write_description
+from reranker.registry import gate
 from reranker.registry.gate import Report, examine
 from reranker.registry.probes import EDGES, TEXTS
 
@@ -57,6 +58,7 @@ def test_the_shipped_bundles_pass_every_check(kind: Kind) -> None:
     assert report.warnings == ()
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_flipped_byte_fails_at_the_files(copied: Path) -> None:
     content = bytearray((copied / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
@@ -76,6 +78,7 @@ def test_the_wrong_kind_fails_at_the_files() -> None:
     assert "of kind encoder" in failed(examine(bundles.SHIPPED / "encoder", "reranker", Models()))["files"]
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_card_that_claims_another_kind_fails_at_what_the_model_gives(copied: Path) -> None:
     described(copied, kind="encoder", dimension=384)
     assert "languages" in failed(examine(copied, "encoder", Models()))
@@ -83,6 +86,7 @@ def test_a_card_that_claims_another_kind_fails_at_what_the_model_gives(copied: P
     assert "dimension 0" in failed(examine(copied, "encoder", Models()))["finite"]
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_vector_model_is_no_reranker(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bundles.SHIPPED / "encoder", tmp_path / "bundle"))
     described(folder, kind="reranker")
@@ -103,20 +107,23 @@ def test_a_provider_that_is_not_there_fails_to_load() -> None:
     assert "CUDAExecutionProvider" in failed(report)["loads"]
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_scores_that_are_no_numbers_fail(copied: Path) -> None:
     ending_with(copied, "Mul", float("nan"))
     found = failed(examine(copied, "reranker", Models()))
-    assert found["finite"].startswith(f"{2 * len(TEXTS)} of {2 * len(TEXTS)}")
+    assert found["finite"].startswith(f"{2 * len(gate.TEXTS)} of {2 * len(gate.TEXTS)}")
     # What is no number is within no limit.
     assert {"permutation", "batch", "reload", "edges"} <= found.keys()
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_model_that_gives_everything_the_same_score_fails(copied: Path) -> None:
     ending_with(copied, "Mul", 0.0)
     found = failed(examine(copied, "reranker", Models()))
     assert found == {"languages": "takes texts in en, zh for one another (looked at en, zh)"}
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_model_that_prefers_what_does_not_fit_is_warned_of(copied: Path) -> None:
     ending_with(copied, "Mul", -1.0)
     report = examine(copied, "reranker", Models())
@@ -156,6 +163,7 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_stored_model_far_from_the_trained_one_fails(copied: Path) -> None:
     described(copied, quality={"torch_parity_logits": 0.6, "logit_range": 5.0})
     assert failed(examine(copied, "reranker", Models())) == {
@@ -163,6 +171,7 @@ def test_a_stored_model_far_from_the_trained_one_fails(copied: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_card_without_parity_is_warned_of(copied: Path) -> None:
     described(copied, quality={})
     report = examine(copied, "reranker", Models())

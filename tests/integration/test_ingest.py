@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from opensearchpy import OpenSearch
+from opensearchpy.exceptions import TransportError
 
 from indexer import aliases, jobs
 from indexer import client as clusters
@@ -40,6 +41,7 @@ from ingest.sources import open_catalogue
 from reranker.text import unpack_ids
 from tests.integration.clearing import remove
 from tests.integration.standin import StandIn
+from tests.waiting import until
 from tests.workers import LONG
 
 NAME = "test-ingest"
@@ -492,9 +494,14 @@ def test_ctrl_c_stops_after_a_batch_with_counts(
 ) -> None:
     path = numbered(tmp_path, 700)
     process = shelfrank(path, "--mapping", mapping, "--index", NAME, "--json")
-    deadline = time.monotonic() + 100
-    while not written(empty) and time.monotonic() < deadline:
-        time.sleep(0.1)
+
+    def begun() -> bool:
+        try:
+            return written(empty) > 0
+        except TransportError:  # an index whose shard is not there yet
+            return False
+
+    until(begun, "nothing was written", limit_s=100)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err.decode()

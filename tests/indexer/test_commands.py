@@ -30,7 +30,7 @@ def run(node: settings.Node, *arguments: str, **others: str) -> subprocess.Compl
     return subprocess.run(command, env=environment(node, **others), capture_output=True, text=True, timeout=120)
 
 
-def test_a_node_is_started_shown_and_stopped_by_commands(own_node: settings.Node) -> None:
+def test_a_node_is_started_shown_and_stopped_by_commands(own_node: settings.Node, tmp_path: Path) -> None:
     stopped = run(own_node, "node", "status")
     assert (stopped.returncode, stopped.stdout.startswith("Stopped. Start it with")) == (1, True)
 
@@ -50,37 +50,34 @@ def test_a_node_is_started_shown_and_stopped_by_commands(own_node: settings.Node
     plain = run(own_node, "node", "logs", "-n", "2").stdout.splitlines()
     assert len(plain) == 2
     assert {*lines, *plain} <= set(nodes.logs(own_node, 100))  # which may have grown between the two
-    assert_follow_shows_what_comes_later(own_node)
+    assert_follow_shows_what_comes_later(own_node, tmp_path / "shown")
 
     assert json.loads(run(own_node, "node", "stop", "--json").stdout) == {"stopped": True}
     again = run(own_node, "node", "stop")
     assert (again.returncode, again.stdout) == (0, "It was not running.\n")
 
 
-def assert_follow_shows_what_comes_later(node: settings.Node) -> None:
+def assert_follow_shows_what_comes_later(node: settings.Node, out: Path) -> None:
     command = [*SHELFRANK, "node", "logs", "-n", "0", "--follow"]
-    process = subprocess.Popen(
-        command, env=environment(node), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    written = seen = 0
+    with out.open("w", encoding="utf-8") as shown:
+        process = subprocess.Popen(command, env=environment(node), stdout=shown, stderr=subprocess.PIPE, text=True)
+    written = 0
     with (nodes.data_dir(node) / "logs" / "opensearch.log").open("a", encoding="utf-8") as log:
 
-        def shown() -> str:
+        def seen() -> str:
             nonlocal written
             log.write(f"之后的一行 {written}\n")
             log.flush()
             written += 1
-            return process.stdout.read() or "" if process.stdout else ""
+            return out.read_text("utf-8")
 
-        first = until(shown, "no line was shown")
+        until(seen, "no line was shown")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    lines = (first + out).splitlines()
-    seen = int(lines[0].split()[-1])
-    assert seen > 0, "a line that was there before"
-    assert lines == [f"之后的一行 {number}" for number in range(seen, seen + len(lines))]
+    _, err = process.communicate(timeout=20)
+    lines = [line for line in out.read_text("utf-8").splitlines() if line.startswith("之后的一行")]
+    first = int(lines[0].split()[-1])
+    assert first > 0, "a line that was there before"
+    assert lines == [f"之后的一行 {number}" for number in range(first, first + len(lines))]
     assert process.returncode == 130
     assert "Traceback" not in err
 

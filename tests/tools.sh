@@ -3,6 +3,7 @@
 # As root on Debian its packages; otherwise playwright's own browser. What cannot be had is left: its tests say so.
 set -u
 bin=$1
+PATH="$bin:$PATH"
 
 have() {
     command -v "$1" >/dev/null 2>&1

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from indexer import terminal
 from indexer.errors import BundleError, ShelfrankError, UsageError
 from indexer.settings import Models
 from reranker import bundle as bundles
@@ -35,8 +36,10 @@ def home(tmp_path: Path) -> Path:
 def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
-    def invoke(*arguments: str | Path, **environ: str) -> Result:
-        runner = CliRunner(env={"SHELFRANK_MODELS_HOME": str(home), "COLUMNS": "120", **environ})
+    def invoke(*arguments: str | Path, width: int = 120, **environ: str) -> Result:
+        # Not by COLUMNS, of which rich takes the value that it saw when it was imported.
+        monkeypatch.setattr(terminal.out, "width", width)
+        runner = CliRunner(env={"SHELFRANK_MODELS_HOME": str(home), **environ})
         result = runner.invoke(models, [str(each) for each in arguments], standalone_mode=False)
         if result.exception and not isinstance(result.exception, (ShelfrankError, SystemExit)):
             raise result.exception
@@ -154,7 +157,7 @@ def test_verify_looks_at_what_is_used_and_at_what_is_named(run: Run, candidate: 
     assert json.loads(result.stdout)["passed"] is False
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
-    assert "tokenizer.json" in run("verify", candidate.folder, COLUMNS="300").stdout
+    assert "tokenizer.json" in run("verify", candidate.folder, width=300).stdout
     assert "--kind says encoder" in str(run("verify", candidate.folder, "--kind", "encoder").exception)
 
 
@@ -171,7 +174,7 @@ def test_show_prints_the_card(run: Run) -> None:
 
 
 def test_the_list_shows_whole_ids_on_a_narrow_terminal(run: Run) -> None:
-    shown = run("list", COLUMNS="80").stdout
+    shown = run("list", width=80).stdout
     for kind in ("encoder", "reranker"):
         assert bundles.load("", kind, "/nowhere").id in shown  # type: ignore[arg-type]
 

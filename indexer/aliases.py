@@ -83,15 +83,26 @@ def make(client: OpenSearch, index: str, body: dict[str, Any], patience: Patienc
             raise
 
 
-def swap(client: OpenSearch, name: str, new: str) -> list[str]:
-    """Point the alias to `new` in one step, so that no search finds nothing. Returns what it pointed to before."""
-    # A name that is not there yet answers 404, and the client calls that an error.
-    aliases = Patience(_PATIENCE_S).call(lambda: client.indices.get_alias(params={"expand_wildcards": "open"}))
-    old = sorted(index for index, held in aliases.items() if name in held.get("aliases", {}) and index != new)
-    actions: list[dict[str, Any]] = [{"remove": {"index": index, "alias": name}} for index in old]
-    actions.append({"add": {"index": new, "alias": name}})
-    Patience(_PATIENCE_S).call(lambda: client.indices.update_aliases(body={"actions": actions}))
-    return old
+def swap(client: OpenSearch, name: str, old: str, new: str) -> None:
+    """Point the alias from `old` (empty: from nothing) to `new` in one step, so that no search finds nothing.
+
+    Raises ClusterError when it points elsewhere by now: somebody else has moved it.
+    """
+    actions: list[dict[str, Any]] = [{"add": {"index": new, "alias": name}}]
+    if old:
+        actions.insert(0, {"remove": {"index": old, "alias": name, "must_exist": True}})
+
+    def move() -> None:
+        # A name that is not there yet answers 404, and the client calls that an error.
+        found = client.indices.get_alias(params={"expand_wildcards": "open"})
+        held = sorted(index for index, each in found.items() if name in each.get("aliases", {}))
+        if held == [new]:
+            return  # moved already, by a first try whose answer was lost
+        if held != [old] * bool(old):
+            raise ClusterError(f"{name} stands for {', '.join(held) or 'nothing'} now, and not for {old or 'nothing'}.")
+        client.indices.update_aliases(body={"actions": actions})
+
+    Patience(_PATIENCE_S).call(move)
 
 
 def leftovers(client: OpenSearch, name: str) -> list[str]:

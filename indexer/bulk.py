@@ -203,6 +203,16 @@ def stored(
     return patience.call(read)
 
 
+def condition(found: Mapping[str, Any] | None) -> dict[str, int]:
+    """That a document is as `stored` found it; empty where it found none."""
+    return {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]} if found else {}
+
+
+def settled(name: str, source: bytes, found: Mapping[str, Any] | None) -> Document:
+    """A whole document that is written only where nobody wrote it since it was `found` (None: there was none)."""
+    return Document(name, source, "index" if found else "create", condition(found))
+
+
 def _body(index: str, documents: Sequence[Document]) -> bytes:
     lines: list[bytes] = []
     for document in documents:

@@ -2,8 +2,8 @@
 
 One document a catalogue in the index `shelfrank-jobs`: the present job with its phase and counts, and the indexes that
 were live before. Every change is conditional on the document being as it was read (sequence number and primary term),
-so that two machines never both believe that it is theirs. The holder of a job renews a lease; when it has gone, the
-lease runs out and another may take the job over.
+so that two machines never both believe that it is theirs. The holder of a job renews a lease; when it has gone, nothing
+changes any more, and another that has seen nothing change for the length of the lease takes the job over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConflictError, NotFoundError
 
-from indexer import aliases
+from indexer import aliases, terminal
 from indexer.errors import ClusterError, UsageError
 from indexer.patience import Patience
 
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 INDEX = "shelfrank-jobs"
 LEASE_S = 60.0
+_MAX_LEASE_S = 3600.0  # whatever a record says
 Phase = Literal["none", "ingest", "build", "verify", "switch", "done", "refused", "cancelled"]
 OPEN_PHASES = ("ingest", "build", "verify", "switch")
 
@@ -52,7 +53,8 @@ class Kept(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """The document of one catalogue. Times are seconds since 1970, of the machine that wrote them.
+    """The document of one catalogue. Times are seconds since 1970, of the machine that wrote them. `lease` counts how
+    often the job was taken, `renewals` how often its holder was heard of.
 
     Phase `ingest` is a first ingest, into an index that no alias stands for yet; the others are a reindex's.
     """
@@ -73,6 +75,9 @@ class Record(msgspec.Struct):
     wanted: Literal["", "pause", "cancel"] = ""
     paused: bool = False
     owner: str = ""
+    lease: int = 0
+    lease_s: float = LEASE_S
+    renewals: int = 0
     lease_until: float = 0.0
     started_at: float = 0.0
     updated_at: float = 0.0
@@ -97,8 +102,13 @@ class Record(msgspec.Struct):
                 f"No reindex of {self.catalogue} is open (the last one: {self.phase}). Begin one with `start`."
             )
 
+    @property
+    def held(self) -> tuple[str, int, int, float]:
+        """What changes whenever its holder is heard of; the last of it with holders of older versions too."""
+        return self.owner, self.lease, self.renewals, self.lease_until
+
     def held_by_other(self, owner: str, now: float) -> bool:
-        """Whether somebody else works on it at this moment."""
+        """Whether somebody else seems to work on it, if the machines' clocks agree: to be told, not relied on."""
         return bool(self.owner) and self.owner != owner and now < self.lease_until and not is_dead(self.owner)
 
 
@@ -210,21 +220,40 @@ class LostError(ClusterError):
 class Lease:
     """Holds a catalogue's job while a `with` block runs: taken at its start, renewed beside it, given back at its end.
 
-    `check` raises LostError once it is no longer ours, and must be called before every step that writes.
+    A lease that its holder does not give back is taken over when it was seen unchanged for its whole length, by the
+    taker's own clock that only goes forward: no two machines need to agree on the time. Where the holder was a process
+    of this machine that has gone, nobody needs to wait. `check` raises LostError once it is no longer ours, and must be
+    called before every step that writes; a holder that slept through its own end, and writes before it notices, meets
+    the conditions of its writes: every document, tombstone and alias is written as it was when it was looked at.
     """
 
-    def __init__(self, board: Board, catalogue: str, *, lease_s: float = LEASE_S, owner: str = "") -> None:
+    def __init__(
+        self,
+        board: Board,
+        catalogue: str,
+        *,
+        lease_s: float = LEASE_S,
+        owner: str = "",
+        sleep: Callable[[float], object] = time.sleep,
+        tell: Callable[[str], object] = terminal.note,
+    ) -> None:
         self.owner = owner or new_owner()
         self.wanted = ""
+        self.number = 0  # how often the job was taken before, and now
         self._board, self._catalogue, self._lease_s = board, catalogue, lease_s
-        self._until = 0.0  # by the monotonic clock: what others see may be later, never earlier
+        self._sleep, self._tell = sleep, tell
+        self._until = 0.0  # by `_clock`; others wait from a later moment on
         self._lost = ""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._renewing, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        self._renew(first=True)
         _held.add(self.owner)
+        try:
+            self._take()
+        except BaseException:
+            _held.discard(self.owner)
+            raise
         self._thread.start()
         return self
 
@@ -249,53 +278,95 @@ class Lease:
         """Raise LostError when the lease has run out or was taken."""
         if self._lost:
             raise LostError(self._lost)
-        if time.monotonic() > self._until:
-            # The cluster was away for longer than the lease. Nobody took it in the meantime: it is ours still.
-            self._renew()
+        if _clock() > self._until:
+            # The cluster was away, or this process asleep, for longer than the lease. If nobody took it, it is ours.
+            self.change(lambda record: None)
 
     def change(self, edit: Callable[[Record], None], *, release: bool = False) -> Record:
-        """Change the record if it is still ours. Raises LostError."""
-        begun = time.monotonic()
+        """Change the record if it is still ours, which renews the lease. Raises LostError."""
+        begun = _clock()
 
         def owned(record: Record) -> None:
-            if record.owner != self.owner:
+            if (record.owner, record.lease) != (self.owner, self.number):
                 self._lost = self._taken(record)
                 raise LostError(self._lost)
             edit(record)
-            record.lease_until = 0.0 if release else time.time() + self._lease_s
-            record.owner = "" if release else self.owner
+            self._hold(record)
+            if release:
+                record.owner, record.lease_until = "", 0.0
 
         record = self._board.change(self._catalogue, owned)
         self._until = begun + self._lease_s
         self.wanted = record.wanted
         return record
 
-    def _renew(self, first: bool = False) -> None:
-        begun = time.monotonic()
+    def _hold(self, record: Record) -> None:
+        record.owner, record.lease, record.lease_s = self.owner, self.number, self._lease_s
+        record.renewals += 1
+        # For people and for older versions; nobody here goes by the time of another machine.
+        record.lease_until = time.time() + self._lease_s
 
-        def take(record: Record) -> None:
-            mine = record.owner == self.owner
-            if record.held_by_other(self.owner, time.time()) or not (first or mine):
+    def _take(self) -> None:
+        """Take the lease, at once where nobody holds it. Raises LostError when somebody does."""
+        seen: Record | None = None
+        since = 0.0
+        while True:
+            asked = _clock()
+            record = self._board.read(self._catalogue)
+            if seen is not None and record.owner and record.held != seen.held:
                 raise LostError(self._taken(record))
-            record.owner, record.lease_until = self.owner, time.time() + self._lease_s
+            free = record.owner in ("", self.owner) or is_dead(record.owner)
+            if free or (seen is not None and asked - since > min(seen.lease_s, _MAX_LEASE_S)):
+                if self._claim(record):
+                    return
+            elif seen is None:
+                seen, since = record, _clock()
+                self._tell(
+                    f"{shown(record.owner).capitalize()} held {self._catalogue} when it was last heard of. If nothing "
+                    f"is heard of it for {record.lease_s:.0f} s, this takes over."
+                )
+            else:
+                self._sleep(min(1.0, record.lease_s / 20))
 
-        record = self._board.change(self._catalogue, take)
+    def _claim(self, found: Record) -> bool:
+        """Take the lease if it is as it was found."""
+        begun = _clock()
+
+        def claim(record: Record) -> None:
+            if record.owner != self.owner:  # else it is our own claim, whose answer was lost
+                if record.held != found.held:
+                    raise _ChangedError
+                self.number = record.lease + 1
+            self._hold(record)
+
+        try:
+            record = self._board.change(self._catalogue, claim)
+        except _ChangedError:
+            return False
         self._until = begun + self._lease_s
         self.wanted = record.wanted
+        return True
 
     def _renewing(self) -> None:
-        while not self._end.wait(self._lease_s / 4):
+        while not self._end.wait(self._lease_s / 8):
             try:
-                self._renew()
-            except LostError as error:
-                self._lost = str(error)
+                self.change(lambda record: None)
+            except LostError:
                 return
             except ClusterError:
                 continue  # the cluster is away; `check` says so when it has been for too long
 
     def _taken(self, record: Record) -> str:
-        left = max(0.0, record.lease_until - time.time())
         return (
-            f"{shown(record.owner) or 'Another process'} works on {self._catalogue} (its lease runs for another "
-            f"{left:.0f} s). See `shelfrank reindex status {self._catalogue}`; wait for it, or stop that process."
+            f"{shown(record.owner).capitalize() or 'Another process'} works on {self._catalogue}. See `shelfrank "
+            f"reindex status {self._catalogue}`; wait for it, or stop that process."
         )
+
+
+class _ChangedError(Exception):
+    """The lease is not as it was found."""
+
+
+def _clock() -> float:
+    """Seconds that pass also while the machine sleeps, and that nobody sets."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -14,6 +14,11 @@ err = Console(stderr=True)
 out = Console()
 
 
+def note(text: str) -> None:
+    """Tell a person something on the way."""
+    err.print(text, markup=False, highlight=False)
+
+
 def emit_json(value: Any) -> None:
     """Write one JSON document to standard output (UTF-8, sorted as given)."""
     sys.stdout.buffer.write(msgspec.json.encode(value, enc_hook=_plain) + b"\n")

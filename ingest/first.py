@@ -62,7 +62,7 @@ class First:
         """The index is whole: let the catalogue's name stand for it."""
         self._lease.check()
         index = self._lease.change(lambda record: None).target
-        aliases.swap(self._client, self._name, index)
+        aliases.swap(self._client, self._name, "", index)
         self._lease.change(ended)
 
 

@@ -23,7 +23,7 @@ from ingest.documents import Encoder, Entry, Maker, Tokens
 from ingest.first import First, ended
 from ingest.products import Products, StoppedError, pausing
 from ingest.report import DeadLetters, Report
-from ingest.settle import look, refuse, settle
+from ingest.settle import look, overtaken, refuse, settle
 from ingest.sources import Catalogue
 
 
@@ -70,7 +70,9 @@ class Job:
         """
         started = time.monotonic()
         try:
-            with jobs.Lease(jobs.Board(self._client), self._options.name, lease_s=self._lease_s) as lease:
+            with jobs.Lease(
+                jobs.Board(self._client), self._options.name, lease_s=self._lease_s, sleep=self._pause
+            ) as lease:
                 return self._run(lease)
         except StoppedError:
             self.report.stopped = True  # while the cluster was waited for
@@ -153,19 +155,26 @@ class Job:
         while left:
             there = look(self._client, self._options.name, index, [entry.id for entry in left], self._patience)
             changed = settle(left, there, self._maker, report, letters)
+            chosen = {entry.id: entry for entry in changed}
+            removals = [each for each in there.removals() if each.id not in chosen]
             outcome = Outcome()
             try:
-                writer.write(self._maker.documents(changed), outcome)
+                writer.write([*self._maker.documents(changed), *removals], outcome)
             finally:
-                report.written += len(outcome.written)
+                written = [name for name in outcome.written if name in chosen]
+                report.written += len(written)
                 refuse(outcome, changed, report, letters)
             if outcome.blocked:
                 raise ClusterError(
                     f"{index} takes no writes at present (a switch to a new index that did not end, or an operator's "
                     f"write block). See `shelfrank reindex status {self._options.name}`."
                 )
+            created = {name: chosen[name].version for name in written if not chosen[name].seen}
+            gone = overtaken(self._client, self._options.name, created, self._patience)
+            report.written -= len(gone)
             # Somebody else wrote these since they were looked at: look again.
-            left = [entry for entry in left if entry.id in set(outcome.conflicts)]
+            again = gone.union(name for name in outcome.conflicts if name in chosen)
+            left = [entry for entry in left if entry.id in again]
 
     def _how_far(self) -> str:
         report = self.report

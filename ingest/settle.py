@@ -9,7 +9,7 @@ from typing import Any
 from opensearchpy import OpenSearch
 
 from indexer import bulk, tombstones
-from indexer.bulk import Outcome
+from indexer.bulk import Document, Outcome
 from indexer.patience import Patience
 from ingest.documents import OFFER_FIELDS, Entry, Maker, stored_entry
 from ingest.feed.state import keep_offers
@@ -17,25 +17,39 @@ from ingest.report import DeadLetters, Report
 from ingest.sources import Rejection
 
 ORDER_FIELDS = ("version", "offer", *OFFER_FIELDS)
+_FIELDS = ("content_hash", *ORDER_FIELDS)  # what settles a row against a stored document
 
 
-@dataclasses.dataclass(frozen=True)
 class There:
-    """What is known of some products: `found` are stored documents by id, without the fields that settle nothing, and
-    `deleted` the versions of tombstones."""
+    """What is known of some products. `alive` are stored documents by id, `dead` those that their tombstone deletes and
+    that somebody has yet to remove, `deleted` the versions of tombstones."""
 
-    found: Mapping[str, Mapping[str, Any]]
-    deleted: Mapping[str, int]
+    def __init__(self, found: Mapping[str, Mapping[str, Any]], deleted: Mapping[str, int]) -> None:
+        self.deleted = deleted
+        self.dead = {
+            name: each
+            for name, each in found.items()
+            if tombstones.deletes(deleted.get(name), each["_source"].get("version"))
+        }
+        self.alive = {name: each for name, each in found.items() if name not in self.dead}
 
     def held(self, name: str) -> Mapping[str, Any]:
         """The stored fields of a product; empty where there is none."""
-        source: Mapping[str, Any] = self.found.get(name, {}).get("_source", {})
+        source: Mapping[str, Any] = self.alive.get(name, {}).get("_source", {})
         return source
+
+    def condition(self, name: str) -> dict[str, int]:
+        """That nobody wrote the document since."""
+        return bulk.condition(self.alive.get(name) or self.dead.get(name))
+
+    def removals(self) -> list[Document]:
+        """The deletions that are left to do."""
+        return [Document(name, op="delete", condition=self.condition(name)) for name in self.dead]
 
     def is_deleted(self, entry: Entry, report: Report, letters: DeadLetters) -> bool:
         """Whether a row must not bring its product back; then it is counted, and a dead letter."""
         gone = self.deleted.get(entry.id)
-        if gone is None or entry.id in self.found or (entry.version is not None and entry.version > gone):
+        if entry.id in self.alive or not tombstones.deletes(gone, entry.version):
             return False
         report.deleted += 1
         reason = f"deleted: a message of version {gone} did; send it anew with a higher version"
@@ -47,11 +61,19 @@ class There:
         return entry.version is not None and entry.version < self.held(entry.id).get("version", -1)
 
 
-def look(client: OpenSearch, catalogue: str, index: str, ids: Sequence[str], patience: Patience) -> There:
+def look(
+    client: OpenSearch, catalogue: str, index: str, ids: Sequence[str], patience: Patience, source: Any = _FIELDS
+) -> There:
     """What `index` (empty: none) and the catalogue's tombstones know of some products. Raises ClusterError."""
-    fields = ["content_hash", *ORDER_FIELDS]
-    found = bulk.stored(client, index, ids, patience, fields) if index else {}
+    found = bulk.stored(client, index, ids, patience, source) if index else {}
     return There(found, tombstones.versions(client, catalogue, ids, patience))
+
+
+def overtaken(client: OpenSearch, catalogue: str, written: Mapping[str, int | None], patience: Patience) -> set[str]:
+    """Which of the products that were just created, by id with their version, were deleted meanwhile, by somebody who
+    may have looked before they were there. Raises ClusterError."""
+    deleted = tombstones.versions(client, catalogue, list(written), patience)
+    return {name for name, version in written.items() if tombstones.deletes(deleted.get(name), version)}
 
 
 def settle(batch: Sequence[Entry], there: There, maker: Maker, report: Report, letters: DeadLetters) -> list[Entry]:
@@ -68,9 +90,9 @@ def settle(batch: Sequence[Entry], there: There, maker: Maker, report: Report, l
         if there.is_newer(row):
             report.superseded += 1
             continue
-        held, found = there.held(row.id), there.found.get(row.id)
+        held = there.held(row.id)
         entry = in_order(row, held)
-        entry.seen = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]} if found else {}
+        entry.seen = there.condition(row.id)
         if maker.made_already(entry, held):
             report.unchanged += 1
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from ingest.feed.events import Event
 from ingest.feed.state import Product
 from ingest.products import StoppedError, pausing
 from ingest.report import DeadLetters
+from ingest.settle import There, look, overtaken
 from ingest.sources import Rejection
 
 
@@ -82,7 +83,7 @@ class Feed:
         board = jobs.Board(self._client, self._settings.ingest.patience_s)
         try:
             # One feed at a time: two could pass each other between looking for a tombstone and writing.
-            with jobs.Lease(board, f"{self._name}:feed", lease_s=self._lease_s) as lease:
+            with jobs.Lease(board, f"{self._name}:feed", lease_s=self._lease_s, sleep=self._pause) as lease:
                 for batch in batches:
                     lease.check()
                     self._batch(batch)
@@ -110,19 +111,27 @@ class Feed:
     def _attempt(self, events: dict[str, list[Event]]) -> dict[str, list[Event]]:
         """Settle and write; returns the events of products that somebody else wrote meanwhile."""
         live = self._live()
-        products = self._products(live.index, events)
+        there = self._look(live.index, events)
+        products = {key: self._product(there, key) for key in sorted(events)}
         for key, product in products.items():
             product.apply(events[key])
         changed = {key for key, product in products.items() if any(said == "counts" for _, said in product.verdicts)}
         # First the tombstones: whoever stops here has deleted nothing that an older message could bring back.
         graves = {key: products[key].deleted for key in changed if products[key].entry is None}
         tombstones.write(self._client, self._name, graves, self._patience)
-        documents = self._documents(live, {key: products[key] for key in sorted(changed)})
+        entries = {key: entry for key in sorted(changed) if (entry := products[key].entry)}
+        removed = [
+            key
+            for key in events
+            if key not in entries and there.condition(key) and (key in changed or key in there.dead)
+        ]
+        documents = self._documents(live, there, entries, products)
+        documents += [Document(key, op="delete", condition=there.condition(key)) for key in removed]
         outcome = Outcome()
         BulkWriter(self._client, live.index, max_bytes=self._settings.ingest.bulk_bytes, patience=self._patience).write(
             documents, outcome
         )
-        again = {*outcome.conflicts, *outcome.blocked}
+        again = {*outcome.conflicts, *outcome.blocked, *self._passed_by(live.index, there, graves, entries, outcome)}
         refused = {refusal.id: refusal for refusal in outcome.refused}
         for key, product in products.items():
             if key in again:
@@ -155,29 +164,33 @@ class Feed:
             )
         return live
 
-    def _products(self, index: str, events: dict[str, list[Event]]) -> dict[str, Product]:
-        ids = sorted(events)
-        there = bulk.stored(self._client, index, ids, self._patience)
-        deleted = tombstones.versions(self._client, self._name, ids, self._patience)
-        products = {}
-        for key in ids:
-            product = Product(self._maker.reads, deleted=deleted.get(key, -1))
-            if found := there.get(key):
-                product.entry = stored_entry(found["_source"])
-                product.entry.seen = {"if_seq_no": found["_seq_no"], "if_primary_term": found["_primary_term"]}
-            products[key] = product
-        return products
+    def _look(self, index: str, ids: Iterable[str]) -> There:
+        return look(self._client, self._name, index, sorted(ids), self._patience, source=True)
 
-    def _documents(self, live: aliases.Live, products: dict[str, Product]) -> list[Document]:
+    def _product(self, there: There, key: str) -> Product:
+        held = there.held(key)
+        entry = stored_entry(held) if held else None
+        return Product(self._maker.reads, entry, there.deleted.get(key, -1), key in there.dead)
+
+    def _passed_by(
+        self, index: str, there: There, graves: Iterable[str], entries: Mapping[str, Entry], outcome: Outcome
+    ) -> set[str]:
+        """Products that somebody created while they were deleted here, or deleted while they were created here."""
+        unseen = [key for key in graves if not there.condition(key)]
+        created = {key: entries[key].version for key in outcome.written if key in entries and not there.condition(key)}
+        return {
+            *bulk.stored(self._client, index, unseen, self._patience, False),
+            *overtaken(self._client, self._name, created, self._patience),
+        }
+
+    def _documents(
+        self, live: aliases.Live, there: There, entries: Mapping[str, Entry], products: Mapping[str, Product]
+    ) -> list[Document]:
         whole: list[Entry] = []
         documents: list[Document] = []
-        for key, product in products.items():
-            entry = product.entry
-            if entry is None:
-                documents.append(Document(key, op="delete"))
-                continue
-            entry.seen = entry.seen if entry.seen is not None else {}
-            if (fields := self._part(entry, product)) is not None:
+        for key, entry in entries.items():
+            entry.seen = there.condition(key)
+            if (fields := self._part(entry, products[key])) is not None:
                 documents.append(Document(key, msgspec.json.encode(fields), "update", entry.seen))
             else:
                 whole.append(entry)

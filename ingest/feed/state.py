@@ -20,12 +20,14 @@ Verdict = Literal["counts", "superseded", "absent"]
 
 @dataclass
 class Product:
-    """One product's state. `entry` is None where the index has none; `deleted` is its tombstone's version. `reads` are
-    the fields that models read: vector and token ids are kept while those stay as they are."""
+    """One product's state. `entry` is None where the index has none, or one that its tombstone deletes (`dead`);
+    `deleted` is the tombstone's version. `reads` are the fields that models read: vector and token ids are kept while
+    those stay as they are."""
 
     reads: frozenset[str]
     entry: Entry | None = None
     deleted: int = -1
+    dead: bool = False
     verdicts: list[tuple[Event, Verdict]] = field(default_factory=list)
 
     def apply(self, events: Iterable[Event]) -> None:
@@ -43,7 +45,6 @@ class Product:
         fresh = copy.deepcopy(event.entry)
         if self.entry is not None:
             keep_offers(fresh, self.entry)
-            fresh.seen = self.entry.seen
             if all(fresh.product.get(key) == self.entry.product.get(key) for key in self.reads):
                 fresh.made = self.entry.made
         self.entry = fresh
@@ -66,9 +67,11 @@ class Product:
         return "counts" if newer else "superseded"
 
     def _delete(self, event: Event) -> Verdict:
-        if event.version <= self._known():
+        # What was begun by this very message, and not ended, is its doing still.
+        begun = self.dead and event.version == self.deleted
+        if event.version <= self._known() and not begun:
             return "superseded"
-        self.entry, self.deleted = None, event.version
+        self.entry, self.deleted, self.dead = None, event.version, False
         return "counts"
 
 

@@ -24,7 +24,7 @@ import msgspec
 from opensearchpy import OpenSearch
 
 from indexer import aliases, bulk, changes, jobs, mappings, tombstones
-from indexer.bulk import BulkWriter, Document, Outcome
+from indexer.bulk import BulkWriter, Outcome
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError, UsageError, WorkerError
 from indexer.flights import Flights
@@ -33,7 +33,7 @@ from indexer.settings import Settings
 from ingest.documents import Encoder, Entry, Maker, Stream, Tokens, stored_entry
 from ingest.products import StoppedError, pausing
 from ingest.reindex.origins import Origin, Progress
-from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_again, undo
+from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_again, remove, undo
 from ingest.reindex.verify import Check, Examination, Judged, Sample
 from ingest.report import DeadLetters, Report
 from ingest.settle import in_order, look, refuse
@@ -88,7 +88,8 @@ class Reindex:
         self._board = jobs.Board(client, settings.ingest.patience_s)
         self._ids: set[str] = set()  # what the new index should hold; only where the origin is no index
         self._touched: set[str] = set()  # written by a catch-up: newer than what the origin said
-        self._dying: set[str] = set()  # with a tombstone, and still in the live index when a catch-up looked
+        self._dead: set[str] = set()  # deleted by their tombstone, and perhaps in the live index still
+        self._again: list[Entry] = []  # written by somebody else between our look at them and our write
         self._fresh = aliases.dated(options.name)  # what a new job builds
         self._sample = Sample(options.sample, options.name)
         self._told = 0.0
@@ -107,7 +108,7 @@ class Reindex:
         name = self._options.name
         try:
             mappings.check_vector(self._settings.index, self._patience.call(lambda: capabilities(self._client)))
-            with jobs.Lease(self._board, name, lease_s=self._lease_s) as lease:
+            with jobs.Lease(self._board, name, lease_s=self._lease_s, sleep=self._pause) as lease:
                 record = lease.change(opening)
                 self.report.index = record.target
                 try:
@@ -159,6 +160,9 @@ class Reindex:
             started_at=now,
             history=record.history,
             owner=record.owner,
+            lease=record.lease,
+            lease_s=record.lease_s,
+            renewals=record.renewals,
             lease_until=record.lease_until,
         )
         _copy(fresh, record)
@@ -214,23 +218,34 @@ class Reindex:
         total = self._origin.total() if self._origin.stored else None
         wanted = self._wanted(record, _batches(entries, self._settings.ingest.batch), letters)
         # The origin has each product once, so it does not matter which batch is written first.
-        with Flights(self._writer(record.target)) as flights:
-            for batch, documents in self._stream(self._changed(record, wanted)):
-                lease.check()
-                flights.send(documents, partial(self._written, batch, letters))
-                self._progress(lease, "Build", self.report.read, total or self._origin.total())
+        while True:
+            with Flights(self._writer(record.target)) as flights:
+                for batch, documents in self._stream(self._changed(record, wanted)):
+                    lease.check()
+                    flights.send(documents, partial(self._written, batch, letters))
+                    self._progress(lease, "Build", self.report.read, total or self._origin.total())
+            if not self._again:
+                break
+            wanted, self._again = _batches(iter(self._again), self._settings.ingest.batch), []
 
     def _wanted(
         self, record: jobs.Record, batches: Iterator[list[Entry]], letters: DeadLetters
     ) -> Iterator[list[Entry]]:
         """What the new index should hold of each batch."""
         for batch in batches:
-            chosen = batch if self._origin.stored else self._newest(record, batch, letters)
+            chosen = self._alive(record, batch) if self._origin.stored else self._newest(record, batch, letters)
             for entry in chosen:
                 self._sample.offer(entry)
             if not self._origin.stored:
                 self._ids.update(entry.id for entry in chosen)
             yield chosen
+
+    def _alive(self, record: jobs.Record, batch: Sequence[Entry]) -> list[Entry]:
+        """Products of the live index without those that their tombstone deletes."""
+        deleted = tombstones.versions(self._client, record.catalogue, [entry.id for entry in batch], self._patience)
+        dead = {entry.id for entry in batch if tombstones.deletes(deleted.get(entry.id), entry.version)}
+        self._dead |= dead
+        return [entry for entry in batch if entry.id not in dead]
 
     def _newest(self, record: jobs.Record, batch: Sequence[Entry], letters: DeadLetters) -> list[Entry]:
         """A file's rows without what was deleted since, and with the live document where that is newer."""
@@ -256,7 +271,9 @@ class Reindex:
             there = bulk.stored(self._client, record.target, [entry.id for entry in batch], self._patience, fields)
             changed = []
             for entry in batch:
-                if self._maker.made_already(entry, there.get(entry.id, {}).get("_source", {})):
+                found = there.get(entry.id, {})
+                entry.seen = bulk.condition(found)
+                if self._maker.made_already(entry, found.get("_source", {})):
                     self.report.unchanged += 1
                 else:
                     changed.append(entry)
@@ -264,6 +281,9 @@ class Reindex:
 
     def _written(self, batch: Sequence[Entry], letters: DeadLetters | None, outcome: Outcome) -> None:
         self.report.written += len(outcome.written)
+        if outcome.conflicts:
+            by_id = {entry.id: entry for entry in batch}
+            self._again += [by_id[name] for name in outcome.conflicts]
         if letters:
             refuse(outcome, batch, self.report, letters)
         else:
@@ -338,7 +358,7 @@ class Reindex:
             gone = self._marks(tombstones.index_name(record.catalogue))
             lease.change(lambda record: keep(record, live, after, gone))
             lease.check()
-            aliases.swap(client, record.catalogue, target)
+            aliases.swap(client, record.catalogue, live, target)
         except BaseException:
             if live:
                 open_again(client, live)
@@ -350,7 +370,7 @@ class Reindex:
         self._refresh(record.target)
         if self._origin.stored:
             self._refresh(record.live)
-        expected = self._count(record.live) if self._origin.stored else len(self._ids)
+        expected = self._alive_in(record.live) if self._origin.stored else len(self._ids)
         if self._count(record.target) != expected:
             self._drop_strays(record)
         examined = self._examination(record)
@@ -363,12 +383,19 @@ class Reindex:
         """Remove what the new index should not have: products deleted past shelfrank, without a tombstone, while it was
         built, or rows of the file as it was before the job was resumed."""
         if self._origin.stored:
-            wanted = changes.ids(self._client, record.live, self._patience)
+            wanted = (name for name in changes.ids(self._client, record.live, self._patience) if name not in self._dead)
         else:
             wanted = iter(sorted(self._ids))
         there = changes.ids(self._client, record.target, self._patience)
         strays = [name for side, name in changes.differences(wanted, there) if side == "right"]
-        self._writer(record.target).write([Document(name, op="delete") for name in strays])
+        for at in range(0, len(strays), changes.PAGE):
+            remove(
+                self._client,
+                record.target,
+                strays[at : at + changes.PAGE],
+                self._writer(record.target),
+                self._patience,
+            )
         self._refresh(record.target)
 
     def _end(self, lease: jobs.Lease) -> None:
@@ -396,17 +423,23 @@ class Reindex:
                     count += 1
                     yield stored_entry(hit["_source"])
 
-        newer = self._newer(record, _batches(changed(), self._settings.ingest.batch))
-        for batch, documents in self._stream(self._changed(record, newer)):
-            lease.check()
-            outcome = Outcome()
-            try:
-                writer.write(documents, outcome)
-            finally:
-                self._written(batch, None, outcome)
-        gone = follow_deletions(
-            client, name, record.live, record.deleted_marks, self._dying, writer, self._patience, lease
+        left = changed()
+        while True:
+            batches = _batches(left, self._settings.ingest.batch)
+            for batch, documents in self._stream(self._changed(record, self._newer(record, batches))):
+                lease.check()
+                outcome = Outcome()
+                try:
+                    writer.write(documents, outcome)
+                finally:
+                    self._written(batch, None, outcome)
+            if not self._again:
+                break
+            left, self._again = iter(self._again), []
+        gone, dead = follow_deletions(
+            client, name, record.live, record.deleted_marks, record.target, writer, self._patience, lease
         )
+        self._dead |= dead
         self._ids.difference_update(gone)
         self._touched.update(gone)
         # Here alone: a resumed job builds again from its origin, and must bring over all that came since it began.
@@ -415,7 +448,8 @@ class Reindex:
 
     def _newer(self, record: jobs.Record, batches: Iterator[list[Entry]]) -> Iterator[list[Entry]]:
         """What of each batch is to replace what the new index holds: a file may know of a newer version."""
-        for batch in batches:
+        for found in batches:
+            batch = self._alive(record, found)
             ids = [entry.id for entry in batch]
             there = bulk.stored(self._client, record.target, ids, self._patience, ["version"])
             versions = {key: found["_source"].get("version") for key, found in there.items()}
@@ -466,6 +500,16 @@ class Reindex:
 
     def _refresh(self, index: str) -> None:
         self._patience.call(lambda: self._client.indices.refresh(index=index))
+
+    def _alive_in(self, index: str) -> int:
+        """How many products of an index are not deleted by their tombstone."""
+        dead, ids = 0, sorted(self._dead)
+        for at in range(0, len(ids), changes.PAGE):
+            there = look(self._client, self._options.name, index, ids[at : at + changes.PAGE], self._patience)
+            dead += len(there.dead)
+            # Those that came back meanwhile are no strays.
+            self._dead.difference_update(there.alive)
+        return self._count(index) - dead
 
     def _count(self, index: str) -> int:
         return int(self._patience.call(lambda: self._client.count(index=index))["count"])

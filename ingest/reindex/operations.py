@@ -7,7 +7,7 @@ import time
 import msgspec
 from opensearchpy import OpenSearch
 
-from indexer import aliases, changes, jobs, mappings, tombstones
+from indexer import aliases, bulk, changes, jobs, mappings, tombstones
 from indexer.bulk import BulkWriter
 from indexer.client import index_meta
 from indexer.errors import ClusterError, UsageError
@@ -112,7 +112,7 @@ def rollback(
 
             lease.change(note)
             lease.check()
-            aliases.swap(client, name, kept.index)
+            aliases.swap(client, name, live.index, kept.index)
         except BaseException:
             open_again(client, live.index)
             raise
@@ -132,13 +132,21 @@ def _bring_back(
     patience.call(lambda: client.indices.refresh(index=live))
     count = 0
     for hits in changes.changed_since(client, live, kept.marks, patience):
-        lease.check()
-        outcome = writer.write(maker.documents([stored_entry(hit["_source"]) for hit in hits]))
-        if outcome.refused:
-            raise ClusterError(f"{kept.index} does not take {outcome.refused[0].id}: {outcome.refused[0].reason}")
-        count += len(hits)
-    # The live index takes no writes: whatever has a tombstone and is there stays.
-    count += len(follow_deletions(client, name, live, kept.deleted_marks, set(), writer, patience, lease))
+        left = {hit["_id"]: stored_entry(hit["_source"]) for hit in hits}
+        deleted = tombstones.versions(client, name, list(left), patience)
+        left = {key: each for key, each in left.items() if not tombstones.deletes(deleted.get(key), each.version)}
+        count += len(left)
+        while left:
+            lease.check()
+            there = bulk.stored(client, kept.index, list(left), patience, False)
+            for key, entry in left.items():
+                entry.seen = bulk.condition(there.get(key))
+            outcome = writer.write(maker.documents(list(left.values())))
+            if outcome.refused:
+                raise ClusterError(f"{kept.index} does not take {outcome.refused[0].id}: {outcome.refused[0].reason}")
+            left = {key: left[key] for key in outcome.conflicts}
+    gone, _ = follow_deletions(client, name, live, kept.deleted_marks, kept.index, writer, patience, lease)
+    count += len(gone)
     patience.call(lambda: client.indices.refresh(index=kept.index))
     return count
 

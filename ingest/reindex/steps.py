@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError
@@ -11,6 +12,7 @@ from indexer import bulk, changes, jobs, tombstones
 from indexer.bulk import BulkWriter, Document
 from indexer.errors import ClusterError
 from indexer.patience import Patience
+from ingest.settle import look
 
 
 def follow_deletions(
@@ -18,28 +20,37 @@ def follow_deletions(
     catalogue: str,
     live: str,
     since: changes.Marks,
-    dying: set[str],
+    target: str,
     writer: BulkWriter,
     patience: Patience,
     lease: jobs.Lease,
-) -> list[str]:
-    """Delete, where `writer` writes to, what has a tombstone newer than the marks and is not in the live index.
+) -> tuple[set[str], set[str]]:
+    """Delete from `target`, by its `writer`, what has a tombstone newer than the marks and is not alive in the live
+    index.
 
-    `dying` holds those that still are there, whose tombstone comes before their end: the next call looks again.
-    Returns the ids that are gone. Raises LostError, ClusterError.
+    Returns the ids that are gone, and of these those whose removal from the live index is left to do. Raises
+    LostError, ClusterError.
     """
+    gone, dead = set[str](), set[str]()
     for ids in tombstones.since(client, catalogue, since, patience):
         lease.check()
-        dying.update(ids)
-    gone: list[str] = []
-    for at in range(0, len(known := sorted(dying)), changes.PAGE):
-        ids = known[at : at + changes.PAGE]
-        still = bulk.stored(client, live, ids, patience, False)
-        absent = [key for key in ids if key not in still]
-        writer.write([Document(key, op="delete") for key in absent])
-        gone += absent
-    dying.difference_update(gone)
-    return gone
+        there = look(client, catalogue, live, ids, patience)
+        dead.update(there.dead)
+        absent = [key for key in ids if key not in there.alive]
+        gone.update(absent)
+        remove(client, target, absent, writer, patience)
+    return gone, dead
+
+
+def remove(client: OpenSearch, index: str, ids: Sequence[str], writer: BulkWriter, patience: Patience) -> None:
+    """Delete documents, each as it is when it is looked at. Raises ClusterError."""
+    left = list(ids)
+    while left:
+        there = bulk.stored(client, index, left, patience, False)
+        outcome = writer.write(
+            [Document(key, op="delete", condition=bulk.condition(found)) for key, found in there.items()]
+        )
+        left = outcome.conflicts
 
 
 def keep(record: jobs.Record, index: str, after: changes.Marks, gone: changes.Marks) -> None:

@@ -64,7 +64,8 @@ def test_a_swap_moves_the_name_and_leaves_the_old_index(clean: OpenSearch) -> No
     old = create(clean, NAME, with_alias=True)
     new = create(clean, NAME, with_alias=False)
     assert leftovers(clean, NAME) == [new]
-    assert swap(clean, NAME, new) == [old]
+    swap(clean, NAME, old, new)
+    swap(clean, NAME, old, new)  # whose first answer was lost
     found = live(clean, NAME)
     assert found is not None
     assert found.index == new
@@ -74,8 +75,28 @@ def test_a_swap_moves_the_name_and_leaves_the_old_index(clean: OpenSearch) -> No
 @pytest.mark.node
 def test_a_swap_to_a_name_that_is_new_makes_it(clean: OpenSearch) -> None:
     index = create(clean, NAME, with_alias=False)
-    assert swap(clean, NAME, index) == []
+    swap(clean, NAME, "", index)
     assert live(clean, NAME) is not None
+
+
+@pytest.mark.node
+def test_a_swap_from_where_the_name_is_no_more_changes_nothing(
+    clean: OpenSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (create(clean, NAME, with_alias=number == 0) for number in range(3))
+    swap(clean, NAME, first, second)
+    for old in (first, ""):
+        with pytest.raises(ClusterError, match=f"stands for {second} now"):
+            swap(clean, NAME, old, third)
+    # The other is faster still: between the look and the move.
+    held = {first: {"aliases": {NAME: {}}}, second: {"aliases": {}}}
+    monkeypatch.setattr(clean.indices, "get_alias", lambda **_: held)
+    with pytest.raises(ClusterError, match="missing"):
+        swap(clean, NAME, first, third)
+    monkeypatch.undo()
+    found = live(clean, NAME)
+    assert found is not None
+    assert found.index == second
 
 
 @pytest.mark.node

@@ -82,6 +82,38 @@ class Ingest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     workers: int = 0
 
 
+class Bounds(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How much of a file is taken for one thing. A line or row that is longer is refused by itself, and the rest goes
+    on; a file that unpacks to more than `unpacked_bytes` is refused at that point. Memory follows from these, and not
+    from the file.
+    """
+
+    line_bytes: Annotated[int, msgspec.Meta(ge=1000)] = 5_000_000
+    row_characters: Annotated[int, msgspec.Meta(ge=1000)] = 5_000_000
+    field_characters: Annotated[int, msgspec.Meta(ge=100)] = 1_000_000
+    unpacked_bytes: Annotated[int, msgspec.Meta(ge=1000)] = 100_000_000_000
+
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Guards(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How much a catalogue may change before a job stops and asks; 1 allows everything.
+
+    `fewer`: by what share the number of products may fall at a reindex. `missing`: by what share of the products fewer
+    may have a price, an image or a category than before. `prices`: how many of the prices may change by `price_factor`
+    or more. Of a feed the last `window` events are looked at, of which `deletions` may delete, `missing` take something
+    away and `prices` change a price so much; in a catalogue of fewer products than that, these are shares of it.
+    """
+
+    fewer: Share = 0.2
+    missing: Share = 0.2
+    prices: Share = 0.2
+    price_factor: Annotated[float, msgspec.Meta(gt=1)] = 2.0
+    deletions: Share = 0.4
+    window: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 1000
+
+
 class Search(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The query path.
 
@@ -185,6 +217,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     node: Node = Node()
     index: Index = Index()
     ingest: Ingest = Ingest()
+    bounds: Bounds = Bounds()
+    guards: Guards = Guards()
     search: Search = Search()
     models: Models = Models()
     serve: Serve = Serve()

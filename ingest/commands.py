@@ -21,6 +21,7 @@ from indexer import client as clusters
 from indexer import settings, terminal
 from indexer.aliases import check_name
 from indexer.errors import InputError, ShelfrankError
+from ingest.allowing import allowed, allowing
 from ingest.job import Job, Options
 from ingest.report import Report
 from ingest.schema import load_mapping
@@ -40,6 +41,7 @@ STOPPED = 130
 @click.option(
     "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there."
 )
+@allowing("missing", "prices")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
 def ingest(
     file: Path,
@@ -49,6 +51,7 @@ def ingest(
     dead_letter: Path | None,
     report_file: Path | None,
     as_json: bool,
+    **allow: bool,
 ) -> None:
     """Read a catalogue FILE (CSV, TSV, JSON lines, Parquet; gzip too) into the catalogue --index.
 
@@ -66,8 +69,8 @@ def ingest(
     """
     loaded = settings.load()
     check_name(name)
-    catalogue = open_catalogue(file, load_mapping(mapping))
-    options = Options(name, dead_letter or _beside(file), limit)
+    catalogue = open_catalogue(file, load_mapping(mapping), loaded.bounds)
+    options = Options(name, dead_letter or _beside(file), limit, allowed(allow))
     # Late and only here: the models take a second to load, a wrong mapping should not.
     from reranker.encoder import Encoder
     from reranker.scoring import CrossEncoder

@@ -19,6 +19,7 @@ from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError
 from indexer.patience import Patience
 from indexer.settings import Settings
+from ingest import guards
 from ingest.documents import Encoder, Entry, Maker, Tokens
 from ingest.first import First, ended
 from ingest.products import Products, StoppedError, pausing
@@ -34,6 +35,7 @@ class Options:
     name: str
     dead_letter: Path
     limit: int | None = None
+    allow: frozenset[str] = frozenset()
 
 
 class Job:
@@ -93,6 +95,9 @@ class Job:
         else:
             lease.change(ended)  # where the last run came no further than to move the alias
             report.index = self._fitting(live)
+            found = guards.file(self._client, live.index, self._catalogue, self._settings.guards, self._patience)
+            what = f"Nothing was written to {live.index}"
+            guards.refuse(found, options.allow, what, f"shelfrank ingest --index {options.name} …")
         if self._catalogue.unused:
             report.warnings.append(f"Columns that the mapping does not use: {', '.join(self._catalogue.unused)}.")
         with DeadLetters(options.dead_letter) as letters:
@@ -110,6 +115,8 @@ class Job:
                 f"All {report.read} rows were rejected ({', '.join(report.reasons)}): look at {report.dead_letter}, "
                 "and whether the mapping fits the file."
             )
+        if not report.stopped:
+            guards.refuse_empty(report.read, str(self._catalogue.path))
         self._patience.call(lambda: self._client.indices.refresh(index=report.index))
         if first:
             first.show()

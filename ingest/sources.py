@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexer.errors import ConfigError, InputError
+from indexer.settings import Bounds
 from ingest.lines import BrokenLine, read_lines
 from ingest.schema import CatalogMapping, Format, check_columns, nearest, unused_columns
 
@@ -34,9 +37,12 @@ _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_CHUNK_ROWS = 2000
-# A quote that is still open after so much text was never meant to be closed.
-_MAX_RECORD_CHARACTERS = 1_000_000
+_CHUNK_ROWS, _CHUNK_CHARACTERS = 2000, 4_000_000
+_FEW_ROWS = 100
+_MAX_COLUMNS = 10_000
+_CSV_FIELD = 2**31 - 1  # a row is bounded, and so are its fields
+_SHOWN = 1000
+_BOUNDS = Bounds()
 _JSON_SAMPLE_ROWS = 1000
 
 
@@ -67,20 +73,35 @@ class Catalogue:
     mapping: CatalogMapping
     columns: list[str]
     unused: list[str]
+    bounds: Bounds = _BOUNDS
 
     def rows(self) -> Iterator[Row | Rejection]:
         """Every row from the first one; may be called again for another pass.
 
         Raises InputError when the file as a whole cannot be read on.
         """
+        for row in self._rows():
+            yield _within(row, self.bounds.field_characters) if isinstance(row, Row) else row
+
+    def _rows(self) -> Iterator[Row | Rejection]:
         if self.format == "parquet":
-            return _parquet_rows(self.path)
+            return _parquet_rows(self.path, self.bounds)
+        lines = _text_lines(self.path, self.mapping.file.encoding, self.bounds)
         if self.format == "jsonl":
-            return _json_rows(self.path, self.mapping.file.encoding)
-        return _delimited_rows(self.path, self.mapping.file.encoding, _delimiter(self.format, self.mapping))
+            return _json_rows(lines)
+        return _delimited_rows(self.path, lines, _delimiter(self.format, self.mapping), self.bounds)
 
 
-def open_catalogue(path: Path, mapping: CatalogMapping) -> Catalogue:
+def _within(row: Row, limit: int) -> Row | Rejection:
+    """A row whose fields are not too long."""
+    for name, value in row.values.items():
+        if isinstance(value, (str, bytes)) and len(value) > limit:
+            reason = f"the field has {len(value):,} characters; at most {limit:,} are read"
+            return Rejection(row.number, name, str(value[:_SHOWN]), reason)
+    return row
+
+
+def open_catalogue(path: Path, mapping: CatalogMapping, bounds: Bounds = _BOUNDS) -> Catalogue:
     """Look at the file's header (JSON lines: its first rows) and check the mapping against it.
 
     Raises InputError for a file that cannot be read, ConfigError for columns that it does not have.
@@ -89,14 +110,14 @@ def open_catalogue(path: Path, mapping: CatalogMapping) -> Catalogue:
         raise InputError(f"The catalogue {path} does not exist or is no file. Check the path.")
     form = _format(path, mapping)
     if form == "jsonl":
-        columns = _json_columns(path, mapping)
-        return Catalogue(path, form, mapping, columns, unused_columns(mapping, columns))
+        columns = _json_columns(path, mapping, _text_lines(path, mapping.file.encoding, bounds))
+        return Catalogue(path, form, mapping, columns, unused_columns(mapping, columns), bounds)
     if form == "parquet":
         columns = list(_parquet(path).schema_arrow.names)
     else:
-        lines = _text_lines(path, mapping.file.encoding)
-        columns = _header(path, lines, _delimiter(form, mapping))
-    return Catalogue(path, form, mapping, columns, check_columns(mapping, columns, str(path)))
+        lines = _text_lines(path, mapping.file.encoding, bounds)
+        columns = _header(path, _records(lines, _delimiter(form, mapping), bounds), _delimiter(form, mapping))
+    return Catalogue(path, form, mapping, columns, check_columns(mapping, columns, str(path)), bounds)
 
 
 def _format(path: Path, mapping: CatalogMapping) -> Format:
@@ -120,16 +141,16 @@ def _delimiter(form: Format, mapping: CatalogMapping) -> str:
 # record ends it or, when told to skip, is lost without a number.
 
 
-def _text_lines(path: Path, encoding: str) -> Iterator[str | BrokenLine]:
-    for line in read_lines(path, encoding):
+def _text_lines(path: Path, encoding: str, bounds: Bounds) -> Iterator[str | BrokenLine]:
+    for line in read_lines(path, encoding, bounds):
         if isinstance(line, BrokenLine):
             yield line
         elif line.strip():
             yield line.replace("\x00", "")
 
 
-def _header(path: Path, lines: Iterator[str | BrokenLine], delimiter: str) -> list[str]:
-    record = next(_records(lines, delimiter), None)
+def _header(path: Path, records: Iterator[str | BrokenLine], delimiter: str) -> list[str]:
+    record = next(records, None)
     if record is None:
         raise InputError(f"{path} is empty: expected a header with the names of the columns.")
     if isinstance(record, BrokenLine):
@@ -143,11 +164,12 @@ def _header(path: Path, lines: Iterator[str | BrokenLine], delimiter: str) -> li
     return columns
 
 
-def _delimited_rows(path: Path, encoding: str, delimiter: str) -> Iterator[Row | Rejection]:
-    lines = _text_lines(path, encoding)
-    columns = _header(path, lines, delimiter)
-    numbered = enumerate(_records(lines, delimiter), start=1)
-    while chunk := list(islice(numbered, _CHUNK_ROWS)):
+def _delimited_rows(
+    path: Path, lines: Iterator[str | BrokenLine], delimiter: str, bounds: Bounds
+) -> Iterator[Row | Rejection]:
+    records = _records(lines, delimiter, bounds)
+    columns = _header(path, records, delimiter)
+    for chunk in _chunks(enumerate(records, start=1)):
         rejected: dict[int, Rejection] = {}
         fine: list[str] = []
         for number, record in chunk:
@@ -161,6 +183,20 @@ def _delimited_rows(path: Path, encoding: str, delimiter: str) -> Iterator[Row |
         parsed = iter(_parse(fine, columns, delimiter))
         for number, _ in chunk:
             yield rejected[number] if number in rejected else Row(number, next(parsed))
+
+
+def _chunks(records: Iterator[tuple[int, str | BrokenLine]]) -> Iterator[list[tuple[int, str | BrokenLine]]]:
+    """As many records as pandas does well with, and fewer where they are long."""
+    chunk: list[tuple[int, str | BrokenLine]] = []
+    size = 0
+    for number, record in records:
+        chunk.append((number, record))
+        size += len(record) if isinstance(record, str) else 0
+        if len(chunk) == _CHUNK_ROWS or size > _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _parse(records: list[str], columns: list[str], delimiter: str) -> list[dict[str, Any]]:
@@ -181,40 +217,61 @@ def _parse(records: list[str], columns: list[str], delimiter: str) -> list[dict[
     return [dict(zip(columns, values, strict=True)) for values in zip(*(frame[name] for name in columns), strict=True)]
 
 
-def _records(lines: Iterator[str | BrokenLine], delimiter: str) -> Iterator[str | BrokenLine]:
-    """Join lines into records: a quoted field may hold line ends. A quote that never closes costs one line."""
-    pending: list[str | BrokenLine] = []
+def _records(lines: Iterator[str | BrokenLine], delimiter: str, bounds: Bounds) -> Iterator[str | BrokenLine]:
+    """Join lines into records: a quoted field may hold line ends. A quote that never closes costs one line.
+
+    Every line is read twice at most, whatever stands in it: where a record that began before a line has failed, and was
+    inside quotes at that line's end, one that begins at the line and is inside quotes at its end fails in the same way.
+    """
+    pending = deque[str | BrokenLine]()
+    failing, problem = 0, ""  # so many of the pending lines were inside quotes at their end, and what came of it
     while True:
-        line = pending.pop(0) if pending else next(lines, None)
+        failing -= 1
+        line = pending.popleft() if pending else next(lines, None)
         if line is None:
             return
         if isinstance(line, BrokenLine) or '"' not in line:
             yield _single(line)
             continue
-        problem = _quoting(line, delimiter)
-        record, taken = line, list[str | BrokenLine]()
-        while problem == _OPEN and len(record) < _MAX_RECORD_CHARACTERS:
-            more = pending.pop(0) if pending else next(lines, None)
-            if more is None:
-                break
-            taken.append(more)
-            if isinstance(more, BrokenLine):
-                break
-            record += more
-            if '"' in more:
-                problem = _quoting(record, delimiter)
-        if problem == _OPEN:
-            pending = taken + pending
-            yield BrokenLine(line.rstrip("\r\n"), 'a quote (") is opened in this row and never closed')
-        elif problem:
-            # What follows the first line may be rows of their own.
-            pending = taken + pending
-            yield BrokenLine(line.rstrip("\r\n"), f"its quotes are not valid CSV: {problem}")
+        opened = _quoting([line], delimiter)
+        if opened == "":
+            yield line
+        elif opened != _OPEN:
+            yield BrokenLine(line.rstrip("\r\n"), _NOT_CSV.format(opened))
+        elif failing >= 0:
+            yield BrokenLine(line.rstrip("\r\n"), problem)
         else:
-            yield record
+            taken = [line]
+            found = _quoting(_taking(taken, pending, lines, bounds), delimiter)
+            if not found:
+                yield "".join(str(each) for each in taken)
+                continue
+            # What follows the first line may be rows of their own. The last line is where it failed, or the end.
+            pending.extendleft(reversed(taken[1:]))
+            failing = len(taken) - 1 if found == _OPEN else len(taken) - 2
+            problem = 'a quote (") is opened in this row and never closed' if found == _OPEN else _NOT_CSV.format(found)
+            yield BrokenLine(line.rstrip("\r\n"), problem)
+
+
+def _taking(
+    taken: list[Any], pending: deque[str | BrokenLine], lines: Iterator[str | BrokenLine], bounds: Bounds
+) -> Iterator[str]:
+    """The line that is taken already, then more of them as long as they are asked for and may be one record."""
+    size = len(taken[0])
+    yield taken[0]
+    while size < bounds.row_characters:
+        line = pending.popleft() if pending else next(lines, None)
+        if line is None:
+            return
+        taken.append(line)
+        if isinstance(line, BrokenLine):
+            return
+        size += len(line)
+        yield line
 
 
 _OPEN = "unexpected end of data"
+_NOT_CSV = "its quotes are not valid CSV: {}"
 
 
 def _single(line: str | BrokenLine) -> str | BrokenLine:
@@ -223,13 +280,14 @@ def _single(line: str | BrokenLine) -> str | BrokenLine:
     return line
 
 
-def _quoting(record: str, delimiter: str) -> str:
-    """What is wrong with the quotes of a record; empty when nothing is."""
+def _quoting(lines: Iterable[str], delimiter: str) -> str:
+    """What is wrong with the quotes of the record that the lines begin with; empty when nothing is."""
+    csv.field_size_limit(_CSV_FIELD)
     try:
-        rows = list(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter, strict=True))
+        next(csv.reader(lines, delimiter=delimiter, strict=True), None)
     except csv.Error as error:
         return str(error)
-    return "" if len(rows) == 1 else "more than one row"
+    return ""
 
 
 def _width(record: str, delimiter: str) -> int:
@@ -241,8 +299,8 @@ def _width(record: str, delimiter: str) -> int:
 # JSON lines, one by one: pandas would fail a whole chunk for one bad line, and turn ids into numbers.
 
 
-def _json_rows(path: Path, encoding: str) -> Iterator[Row | Rejection]:
-    for number, line in enumerate(_text_lines(path, encoding), start=1):
+def _json_rows(lines: Iterator[str | BrokenLine]) -> Iterator[Row | Rejection]:
+    for number, line in enumerate(lines, start=1):
         if isinstance(line, BrokenLine):
             yield Rejection(number, "", line.text, line.reason)
             continue
@@ -257,9 +315,10 @@ def _json_rows(path: Path, encoding: str) -> Iterator[Row | Rejection]:
             yield Rejection(number, "", line.strip(), f"expected a JSON object, got {type(values).__name__}")
 
 
-def _json_columns(path: Path, mapping: CatalogMapping) -> list[str]:
-    sample = list(islice(_json_rows(path, mapping.file.encoding), _JSON_SAMPLE_ROWS))
-    columns = list(dict.fromkeys(name for row in sample if isinstance(row, Row) for name in row.values))
+def _json_columns(path: Path, mapping: CatalogMapping, lines: Iterator[str | BrokenLine]) -> list[str]:
+    sample = islice(_json_rows(lines), _JSON_SAMPLE_ROWS)
+    names = (name for row in sample if isinstance(row, Row) for name in row.values)
+    columns = list(islice(dict.fromkeys(names), _MAX_COLUMNS))
     if not columns:
         raise InputError(
             f"{path} has no JSON object in its first {_JSON_SAMPLE_ROWS} lines: expected one object a line "
@@ -280,20 +339,49 @@ def _json_columns(path: Path, mapping: CatalogMapping) -> list[str]:
 # Parquet, a batch at a time: it has its types, so values come as Python values and not as text.
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+def _parquet(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, read_dictionary=list(dictionaries))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a Parquet file that can be read: {error}. Write it again.") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[Row | Rejection]:
+def _parquet_rows(path: Path, bounds: Bounds) -> Iterator[Row | Rejection]:
     number = 0
     with _parquet(path) as file:
+        texts = [each.name for each in file.schema_arrow if _is_text(each.type)]
+    # A text that many rows share is held once, however long it is.
+    with _parquet(path, texts) as file:
         try:
             for batch in file.iter_batches(batch_size=_CHUNK_ROWS):
-                for values in batch.to_pylist():
+                too_long = _too_long(batch, texts, bounds.field_characters)
+                rest = batch.filter(pa.array([at not in too_long for at in range(len(batch))]))
+                values = (row for at in range(0, len(rest), _FEW_ROWS) for row in rest.slice(at, _FEW_ROWS).to_pylist())
+                for at in range(len(batch)):
                     number += 1
-                    yield Row(number, values)
+                    if at in too_long:
+                        name, value, reason = too_long[at]
+                        yield Rejection(number, name, value, reason)
+                    else:
+                        yield Row(number, next(values))
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} cannot be read after row {number}: {error}. Write it again.") from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
+
+
+def _too_long(batch: pa.RecordBatch, texts: Sequence[str], limit: int) -> dict[int, tuple[str, str, str]]:
+    """Rows with a text that is too long: column, beginning of the text, and what is wrong."""
+    found: dict[int, tuple[str, str, str]] = {}
+    for name in texts:
+        column = batch.column(name)
+        lengths = pc.binary_length(column.dictionary).to_pylist()
+        for entry, length in enumerate(lengths):
+            if length is not None and length > limit:
+                value = str(column.dictionary[entry].as_py()[:_SHOWN])
+                reason = f"the field has {length:,} bytes; at most {limit:,} characters are read"
+                rows = pc.indices_nonzero(pc.equal(column.indices, entry)).to_pylist()
+                found |= dict.fromkeys(rows, (name, value, reason))
+    return found

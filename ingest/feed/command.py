@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -16,14 +17,18 @@ from indexer import client as clusters
 from indexer import settings, terminal
 from indexer.aliases import check_name
 from indexer.errors import InputError, ShelfrankError, UsageError
+from indexer.settings import Bounds
+from ingest.allowing import allowed, allowing
 from ingest.commands import STOPPED, shower, stoppable
-from ingest.feed.events import MAX_LINE_BYTES, Event, parse
+from ingest.feed.events import Event, parse
 from ingest.feed.job import Counts, Feed
+from ingest.lines import TooLong, bounded, raw_lines
 from ingest.report import DeadLetters
 from ingest.schema import CatalogMapping, Columns, load_mapping
 from ingest.sources import Rejection
 
 Batches = Iterator[list[Event | Rejection]]
+_BOUNDS = Bounds()
 IDLE_S = 0.5  # a batch that is not full is applied when nothing has come for so long
 POLL_S = 1.0
 DONE = "done"
@@ -46,6 +51,7 @@ PLAIN = CatalogMapping(
 @click.option(
     "--dead-letter", type=click.Path(dir_okay=False, path_type=Path), help="Where refused lines go (JSON lines)."
 )
+@allowing("deletions", "missing", "prices")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on standard output.")
 def feed(
     source: Path,
@@ -55,6 +61,7 @@ def feed(
     stamp: bool,
     dead_letter: Path | None,
     as_json: bool,
+    **allow: bool,
 ) -> None:
     """Apply changes from SOURCE to the catalogue --index: a file of JSON lines, - for standard input, or a folder.
 
@@ -88,13 +95,24 @@ def feed(
     letters = dead_letter or Path(f"{name}.feed.rejected.jsonl")
     with stoppable() as stop, terminal.progress(quiet=as_json) as bar, DeadLetters(letters) as refused:
         show = shower(bar)
-        job = Feed(client, name, encoder, tokens, loaded, refused, stop=stop, on_progress=show, second=second)
+        job = Feed(
+            client,
+            name,
+            encoder,
+            tokens,
+            loaded,
+            refused,
+            stop=stop,
+            on_progress=show,
+            second=second,
+            allow=allowed(allow),
+        )
         if watch:
-            batches = watched(source, chosen, size, stamp, stop)
+            batches = watched(source, chosen, size, stamp, stop, loaded.bounds)
         elif str(source) == "-":
-            batches = streamed(sys.stdin.buffer, chosen, size, stamp, stop)
+            batches = streamed(sys.stdin.buffer, chosen, size, stamp, stop, loaded.bounds)
         else:
-            batches = read(source, chosen, size, stamp)
+            batches = read(source, chosen, size, stamp, loaded.bounds)
         try:
             counts = job.run(batches)
         except ShelfrankError as error:
@@ -116,30 +134,28 @@ def _check(source: Path, watch: bool) -> None:
         raise UsageError(f"{source} is no file.{hint}")
 
 
-def read(path: Path, mapping: CatalogMapping, size: int, stamp: bool) -> Batches:
-    """The events of a file, `size` lines at a time."""
-    try:
-        with path.open("rb") as file:
-            batch: list[Event | Rejection] = []
-            for line, raw in enumerate(_lines(file), start=1):
-                if raw.strip():
-                    batch.append(parse(raw, line, mapping, stamp))
-                if len(batch) >= size:
-                    yield batch
-                    batch = []
-            if batch:
-                yield batch
-    except OSError as error:
-        raise InputError(f"The feed {path} cannot be read: {error.strerror}.") from error
+def read(path: Path, mapping: CatalogMapping, size: int, stamp: bool, bounds: Bounds = _BOUNDS) -> Batches:
+    """The events of a file, plain or gzip, `size` lines at a time."""
+    numbered = enumerate(raw_lines(path, bounds), start=1)
+    events = (parse(raw, line, mapping, stamp) for line, raw in numbered if isinstance(raw, TooLong) or raw.strip())
+    while batch := list(islice(events, size)):
+        yield batch
 
 
-def streamed(stream: IO[bytes], mapping: CatalogMapping, size: int, stamp: bool, stop: threading.Event) -> Batches:
+def streamed(
+    stream: IO[bytes],
+    mapping: CatalogMapping,
+    size: int,
+    stamp: bool,
+    stop: threading.Event,
+    bounds: Bounds = _BOUNDS,
+) -> Batches:
     """The events of a stream that may pause: a batch when `size` lines are there, or when none comes for a moment."""
     # Bounded: a fast writer waits for a slow cluster, and memory does not grow.
-    lines: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * size)
+    lines: queue.Queue[bytes | TooLong[bytes] | None] = queue.Queue(maxsize=4 * size)
 
     def pump() -> None:
-        for raw in _lines(stream):
+        for raw in bounded(stream, bounds.line_bytes):
             lines.put(raw)
         lines.put(None)
 
@@ -148,40 +164,38 @@ def streamed(stream: IO[bytes], mapping: CatalogMapping, size: int, stamp: bool,
     batch: list[Event | Rejection] = []
     while not ended and not stop.is_set():
         try:
-            raw = lines.get(timeout=IDLE_S)
+            raw: bytes | TooLong[bytes] | None = lines.get(timeout=IDLE_S)
         except queue.Empty:
             raw = b""
         else:
             ended = raw is None
             number += not ended
-        if raw and raw.strip():
+        if isinstance(raw, TooLong) or (raw and raw.strip()):
             batch.append(parse(raw, number, mapping, stamp))
         if batch and (not raw or len(batch) >= size):
             yield batch
             batch = []
 
 
-def watched(folder: Path, mapping: CatalogMapping, size: int, stamp: bool, stop: threading.Event) -> Batches:
+def watched(
+    folder: Path,
+    mapping: CatalogMapping,
+    size: int,
+    stamp: bool,
+    stop: threading.Event,
+    bounds: Bounds = _BOUNDS,
+) -> Batches:
     """The events of a folder's files in the order of their names, for as long as `stop` is not set."""
     done = folder / DONE
     done.mkdir(exist_ok=True)
     while not stop.is_set():
         files = sorted(path for path in folder.glob("*.jsonl") if path.is_file())
         for path in files:
-            yield from read(path, mapping, size, stamp)
+            yield from read(path, mapping, size, stamp, bounds)
             # Here the last batch has been applied: the next one was asked for.
             path.replace(done / path.name)
         if not files:
             stop.wait(POLL_S)
-
-
-def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines; of one that is too long only as much as shows that it is."""
-    while raw := stream.readline(MAX_LINE_BYTES + 2):
-        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-            while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-        yield raw
 
 
 def _publish(counts: Counts, as_json: bool) -> None:

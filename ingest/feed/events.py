@@ -20,10 +20,9 @@ import msgspec
 
 from ingest.clean import MAX_ID_BYTES, MAX_PRICE, as_version, clean
 from ingest.documents import OFFER_FIELDS, Entry, cleaned_entry
+from ingest.lines import TooLong
 from ingest.schema import CatalogMapping
 from ingest.sources import Rejection, Row
-
-MAX_LINE_BYTES = 5_000_000
 
 
 @dataclass
@@ -46,11 +45,11 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     set: dict[str, Any] | None = None
 
 
-def parse(raw: bytes, line: int, mapping: CatalogMapping, stamp: bool = False) -> Event | Rejection:
+def parse(raw: bytes | TooLong[bytes], line: int, mapping: CatalogMapping, stamp: bool = False) -> Event | Rejection:
     """The event of a line, or why it is none. `stamp` gives one without a version the present time, in milliseconds."""
+    if isinstance(raw, TooLong):
+        return Rejection(line, "", raw.start[:500].decode("utf-8", "replace").strip(), raw.reason)
     text = raw[:500].decode("utf-8", "replace").strip()
-    if len(raw) > MAX_LINE_BYTES:
-        return Rejection(line, "", text, f"the line has {len(raw):,} bytes; at most {MAX_LINE_BYTES:,} are read")
     try:
         found = msgspec.json.decode(raw, type=_Line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

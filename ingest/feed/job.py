@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from indexer.bulk import BulkWriter, Document, Outcome
 from indexer.errors import ClusterError, UsageError
 from indexer.patience import Patience
 from indexer.settings import Settings
+from ingest import guards
 from ingest.documents import Encoder, Entry, Maker, Tokens, digest_by, stored_entry
 from ingest.feed.events import Event
 from ingest.feed.state import Product
@@ -28,6 +30,8 @@ from ingest.products import StoppedError, pausing
 from ingest.report import DeadLetters
 from ingest.settle import There, look, overtaken
 from ingest.sources import Rejection
+
+_REMEMBER_EVERY = 1000  # lines
 
 
 @dataclass
@@ -67,8 +71,10 @@ class Feed:
         on_progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None,
         lease_s: float = jobs.LEASE_S,
         second: Encoder | None = None,
+        allow: frozenset[str] = frozenset(),
     ) -> None:
         self.counts = Counts()
+        self._allow = allow
         self._client, self._name, self._settings, self._letters = client, name, settings, letters
         self._maker = Maker(encoder, tokens, second)
         self._on_progress, self._lease_s = on_progress, lease_s
@@ -84,17 +90,47 @@ class Feed:
         try:
             # One feed at a time: two could pass each other between looking for a tombstone and writing.
             with jobs.Lease(board, f"{self._name}:feed", lease_s=self._lease_s, sleep=self._pause) as lease:
-                for batch in batches:
-                    lease.check()
-                    self._batch(batch)
-                    self._on_progress("Feed", self.counts.read, None)
-                    self._pause(0)
+                self._open(lease)
+                try:
+                    for batch in batches:
+                        lease.check()
+                        self._batch(batch)
+                        self._remember(lease, _REMEMBER_EVERY)
+                        self._on_progress("Feed", self.counts.read, None)
+                        self._pause(0)
+                finally:
+                    with suppress(ClusterError):  # an error that is on its way says more
+                        self._remember(lease)
         except StoppedError:
             self.counts.stopped = True
         finally:
             self.counts.seconds = time.monotonic() - started
             self.counts.dead_letter = self._letters.written
         return self.counts
+
+    def _open(self, lease: jobs.Lease) -> None:
+        """Go on with what the last run has seen."""
+        past = lease.change(lambda record: None).source.get("window", "")
+        count = self._patience.call(lambda: self._client.count(index=self._live().index))
+        self._window = guards.Window(int(count["count"]), self._settings.guards, str(past))
+        self._remembered = 0
+
+    def _remember(self, lease: jobs.Lease, every: int = 0) -> None:
+        """Keep for the next run what the guards have seen, but for what this one was allowed."""
+        if self.counts.read - self._remembered < every:
+            return
+        kinds = self._window.without(self._allow)
+        lease.change(lambda record: record.source.update(window=kinds))
+        self._remembered = self.counts.read
+
+    def _guard(self, there: There, products: Mapping[str, Product]) -> None:
+        for key, product in products.items():
+            after = None if product.entry is None else product.entry.product
+            for _, verdict in product.verdicts:
+                if verdict == "counts":
+                    self._window.see(there.held(key), after)
+        what = f"Stopped before line {min(event.line for each in products.values() for event, _ in each.verdicts):,}"
+        guards.refuse(self._window.findings(), self._allow, what, f"shelfrank feed --index {self._name} …")
 
     def _batch(self, batch: Sequence[Event | Rejection]) -> None:
         self.counts.read += len(batch)
@@ -105,16 +141,19 @@ class Feed:
             else:
                 left.setdefault(each.id, []).append(each)
                 self.counts.last_version = max(each.version, self.counts.last_version or 0)
+        first = True
         while left:
-            left = self._attempt(left)
+            left, first = self._attempt(left, first), False
 
-    def _attempt(self, events: dict[str, list[Event]]) -> dict[str, list[Event]]:
+    def _attempt(self, events: dict[str, list[Event]], first: bool) -> dict[str, list[Event]]:
         """Settle and write; returns the events of products that somebody else wrote meanwhile."""
         live = self._live()
         there = self._look(live.index, events)
         products = {key: self._product(there, key) for key in sorted(events)}
         for key, product in products.items():
             product.apply(events[key])
+        if first:
+            self._guard(there, products)
         changed = {key for key, product in products.items() if any(said == "counts" for _, said in product.verdicts)}
         # First the tombstones: whoever stops here has deleted nothing that an older message could bring back.
         graves = {key: products[key].deleted for key in changed if products[key].entry is None}

@@ -17,6 +17,7 @@ from indexer import aliases, jobs, settings, terminal
 from indexer import client as clusters
 from indexer.errors import ShelfrankError, UsageError
 from indexer.patience import Patience
+from ingest.allowing import allowed, allowing
 from ingest.commands import STOPPED, publish, shower, stoppable
 from ingest.reindex import operations, origins
 from ingest.reindex.job import Options, Reindex
@@ -86,7 +87,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ]
     ):
         command = option(command)
-    return command
+    return allowing("fewer", "missing", "prices")(command)
 
 
 @reindex.command(context_settings=_CONTEXT)
@@ -117,7 +118,7 @@ def start(name: str, file: Path | None, mapping: str | None, json_output: bool, 
     aliases.check_name(name)
     client, loaded = _connected()
     if file is not None and mapping is not None:
-        origin: origins.Origin = origins.FromFile(file, mapping)
+        origin: origins.Origin = origins.FromFile(file, mapping, loaded.bounds)
     else:
         live = aliases.live(client, name)
         if live is None:
@@ -149,7 +150,7 @@ def resume(name: str, file: Path | None, json_output: bool, **chosen: Any) -> No
     client, loaded = _connected()
     record = jobs.Board(client).read(name)
     record.must_be_reindex()
-    origin = origins.again(record.source, client, Patience(loaded.ingest.patience_s), file)
+    origin = origins.again(record.source, client, loaded, file)
     _run(client, loaded, origin, name, json_output, "resume", chosen)
 
 
@@ -180,6 +181,7 @@ def _run(
         chosen["sample"],
         judged,
         chosen["force_merge"],
+        allowed(chosen),
     )
     with (
         streams.opened(encoder, tokens, loaded.models, workers) as stream,

@@ -30,6 +30,7 @@ from indexer.errors import ClusterError, InputError, UsageError, WorkerError
 from indexer.flights import Flights
 from indexer.patience import Patience
 from indexer.settings import Settings
+from ingest import guards
 from ingest.documents import Encoder, Entry, Maker, Stream, Tokens, stored_entry
 from ingest.products import StoppedError, pausing
 from ingest.reindex.origins import Origin, Progress
@@ -55,6 +56,7 @@ class Options:
     sample: int = 200
     judged: Judged | None = None
     force_merge: bool = False
+    allow: frozenset[str] = frozenset()
 
 
 class Reindex:
@@ -205,6 +207,7 @@ class Reindex:
         lease.change(lambda record: setattr(record, "phase", "verify"))
         self._settle_in(lease, record)
         self._verify(lease, record)
+        self._guard(record)
         self._switch(lease, record)
 
     def _make(self, record: jobs.Record) -> None:
@@ -328,6 +331,17 @@ class Reindex:
         examined = self._examination(record)
         examined.run(record.live, expected, self.report.failed, sample, self._options.judged)
         self._judge(lease, examined)
+
+    def _guard(self, record: jobs.Record) -> None:
+        """The new index is like the live one, or somebody has said that it need not be."""
+        if self._origin.stored:
+            return  # it has what the live one has, product by product
+        guards.refuse_empty(self._count(record.target), record.target)
+        if record.live:
+            chosen = self._settings.guards
+            found = guards.indexes(self._client, record.live, record.target, chosen, self._patience)
+            what = f"{record.live} stays live, and {record.target} waits beside it"
+            guards.refuse(found, self._options.allow, what, f"shelfrank reindex resume {record.catalogue}")
 
     def _examination(self, record: jobs.Record) -> Examination:
         return Examination(self._client, record.target, self._maker, self._settings.index, self._patience)

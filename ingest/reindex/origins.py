@@ -12,12 +12,14 @@ from opensearchpy import OpenSearch
 from indexer import changes
 from indexer.errors import ClusterError, InputError
 from indexer.patience import Patience
+from indexer.settings import Bounds, Settings
 from ingest.documents import Entry, stored_entry
 from ingest.products import Products
 from ingest.report import DeadLetters, Report
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
 
+_BOUNDS = Bounds()
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -41,9 +43,9 @@ class FromFile:
 
     stored = False
 
-    def __init__(self, path: Path, mapping: str) -> None:
+    def __init__(self, path: Path, mapping: str, bounds: Bounds = _BOUNDS) -> None:
         self.path, self.mapping = path.absolute(), mapping
-        self._catalogue = open_catalogue(self.path, load_mapping(mapping))
+        self._catalogue = open_catalogue(self.path, load_mapping(mapping), bounds)
         self._products: Products | None = None
 
     def described(self) -> dict[str, Any]:
@@ -86,13 +88,13 @@ class FromStored:
         return int(self._patience.call(lambda: self._client.count(index=self._index))["count"])
 
 
-def again(described: dict[str, Any], client: OpenSearch, patience: Patience, moved: Path | None = None) -> Origin:
+def again(described: dict[str, Any], client: OpenSearch, settings: Settings, moved: Path | None = None) -> Origin:
     """The origin that a record describes; `moved` is where its file lies now. Raises InputError, ClusterError."""
     if "stored" in described:
-        return FromStored(client, described["stored"], patience)
+        return FromStored(client, described["stored"], Patience(settings.ingest.patience_s))
     if "file" not in described:
         raise ClusterError("The job's record names no source. Cancel it and start a new one.")
     path = moved or Path(described["file"])
     if not path.is_file():
         raise InputError(f"The catalogue {path} is not on this machine. Name it with --file, or resume where it is.")
-    return FromFile(path, described["mapping"])
+    return FromFile(path, described["mapping"], settings.bounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import threading
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from indexer.settings import Bounds
 from ingest.feed.command import PLAIN, read, streamed, watched
-from ingest.feed.events import MAX_LINE_BYTES, Event, parse
+from ingest.feed.events import Event, parse
+from ingest.lines import TooLong
 from ingest.sources import Rejection
 
 
@@ -58,10 +61,10 @@ def test_the_three_kinds() -> None:
         (b'{"op":"update","version":1,"id":"a","set":{"price":"9"}}', "set.price", "above 0"),
         (b'{"op":"update","version":1,"id":"a","set":{"stock":-1}}', "set.stock", "from 0 on"),
         (b'{"op":"update","version":1,"id":"a","set":{"rating":6}}', "set.rating", "0 to 5"),
-        (b"[" * (MAX_LINE_BYTES + 1), "", "at most"),
+        (TooLong(b"[" * 600, 5_000_001, 5_000_000), "", "has 5,000,001 bytes; at most 5,000,000"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_told(line: bytes, field: str, reason: str) -> None:
+def test_what_is_wrong_with_a_line_is_told(line: bytes | TooLong[bytes], field: str, reason: str) -> None:
     found = parse(line, 8, PLAIN)
     assert isinstance(found, Rejection)
     assert (found.row, found.field) == (8, field)
@@ -81,7 +84,8 @@ def numbered(count: int) -> bytes:
 
 def test_a_file_comes_in_batches_with_its_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "feed.jsonl"
-    path.write_bytes(b"\n" + numbered(5) + b"x" * (MAX_LINE_BYTES + 9) + b"\n" + numbered(1).rstrip())
+    long = b"x" * (Bounds().line_bytes + 9) + b"\n"
+    path.write_bytes(gzip.compress(b"\n" + numbered(5) + long + numbered(1).rstrip()))
     batches = list(read(path, PLAIN, 3, False))
     assert [len(batch) for batch in batches] == [3, 3, 1]
     flat = [each for batch in batches for each in batch]

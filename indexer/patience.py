@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from opensearchpy import OpenSearch
 from opensearchpy.exceptions import ConnectionError as NoConnection
 from opensearchpy.exceptions import SSLError, TransportError
 
@@ -79,6 +80,37 @@ class Patience:
             else:
                 self.succeeded()
                 return result
+
+
+class _Waiting:
+    """A transport whose requests are tried again while the cluster is busy or away."""
+
+    def __init__(self, transport: Any, limit_s: float) -> None:
+        self._transport, self.limit_s = transport, limit_s
+
+    def perform_request(self, *given: Any, **named: Any) -> Any:
+        """As the client's own; raises what that raises, and ClusterError when patience is over."""
+        try:
+            return Patience(self.limit_s).call(lambda: self._transport.perform_request(*given, **named))
+        except ClusterError as error:
+            if isinstance(error.__cause__, TransportError):
+                raise error.__cause__ from None
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def patient(client: OpenSearch, limit_s: float) -> OpenSearch:
+    """Have a client, for a command that only reads and takes long, wait for a cluster that is busy or away."""
+    client.transport = _Waiting(client.transport, limit_s)  # type: ignore[assignment]
+    return client
+
+
+def patience_of(client: OpenSearch) -> Patience | None:
+    """New patience as long as the client's; None for one that does not wait."""
+    transport = client.transport
+    return Patience(transport.limit_s) if isinstance(transport, _Waiting) else None
 
 
 def unanswered(reason: str) -> TransportError:

@@ -18,6 +18,7 @@ from opensearchpy import OpenSearch
 from indexer.client import Capabilities, call
 from indexer.errors import ClusterError, UsageError
 from indexer.mappings import VECTOR
+from indexer.patience import patience_of
 from indexer.settings import Search
 from reranker import fusion
 from reranker.encoder import Encoder
@@ -172,7 +173,7 @@ class Retriever:
         def ask() -> Retrieved:
             return _read(call(lambda: self.client.search(index=index, body=body, params={"preference": preference})))
 
-        return _again_if_partial(ask)
+        return self._whole(ask)
 
     def _fused(
         self,
@@ -196,7 +197,20 @@ class Retriever:
                     raise ClusterError(f"The cluster refused the search: {reason}")
             return self._fuse([_read(answer) for answer in answers])
 
-        return _again_if_partial(ask)
+        return self._whole(ask)
+
+    def _whole(self, ask: Callable[[], Retrieved]) -> Retrieved:
+        """What `ask` finds, asked a second time where a part of the index gave no answer: a node that dies between a
+        search's two phases loses its hits, and OpenSearch itself does not turn to another copy for them. With a client
+        that waits it is asked until the index answers whole."""
+        found = ask()
+        if found.again:
+            found = ask()
+        patience = patience_of(self.client)
+        while found.failed_shards and patience:
+            patience.wait(f"{found.failed_shards} parts of the index gave no answer")
+            found = ask()
+        return found
 
     def _fuse(self, read: Sequence[Retrieved]) -> Retrieved:
         lists = [each.hits for each in read]
@@ -226,13 +240,6 @@ class Retriever:
 
     def _limited(self, found: Retrieved) -> Retrieved:
         return msgspec.structs.replace(found, total=min(found.total, self.settings.depth))
-
-
-def _again_if_partial(ask: Callable[[], Retrieved]) -> Retrieved:
-    """What `ask` finds, asked a second time where a part of the index gave no answer: a node that dies between a
-    search's two phases loses its hits, and OpenSearch itself does not turn to another copy for them."""
-    found = ask()
-    return ask() if found.again else found
 
 
 def _plain(query: dict[str, Any], start: int, count: int, source: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import msgspec
 from indexer import client as clusters
 from indexer import mappings
 from indexer.errors import ClusterError, UsageError
+from indexer.patience import patient
 from indexer.settings import Settings
 from reranker import signals
 from reranker.encoder import Encoder, QueryVectors
@@ -86,10 +87,15 @@ class Searcher:
         self._made_with: dict[str, MadeWith] = {}
 
     @classmethod
-    def connect(cls, settings: Settings, encoder: bool = True, reranker: bool = True) -> Searcher:
+    def connect(
+        cls, settings: Settings, encoder: bool = True, reranker: bool = True, *, waits: bool = False
+    ) -> Searcher:
         """A searcher on the cluster that the settings name, with the models that are asked for; a reranker that weighs
-        cosines has the encoder too."""
+        cosines has the encoder too. One that `waits` is for long commands: it waits for a cluster that is away, as
+        long as an ingest does."""
         client = clusters.connect(settings)
+        if waits:
+            patient(client, settings.ingest.patience_s)
         second = CrossEncoder.load(settings.models) if reranker else None
         encoder = encoder or weighs_cosines(second, settings.search.weight)
         chosen = Encoder.load(settings.models) if encoder else None

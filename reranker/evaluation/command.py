@@ -236,7 +236,7 @@ def _run_files(texts: Sequence[str], systems: Sequence[System]) -> dict[str, Pat
 
 def _connect(settings: Settings, systems: Sequence[System]) -> Searcher:
     vectors, rerank = any(system.mode != "bm25" for system in systems), any(system.rerank for system in systems)
-    return Searcher.connect(settings, encoder=vectors, reranker=rerank)
+    return Searcher.connect(settings, encoder=vectors, reranker=rerank, waits=True)
 
 
 def _outside(

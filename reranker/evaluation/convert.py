@@ -128,7 +128,7 @@ def pool_command(
       shelfrank judgments pool --index shop --queries queries.tsv --out pools
     """
     queries = read_queries(queries_path)
-    searcher = Searcher.connect(load(), reranker=False)
+    searcher = Searcher.connect(load(), reranker=False, waits=True)
     with progress() as bar:
         each = bar.track(queries, description="pools")
         pools = [pooling.make_pool(searcher, index, query, top, sampled, seed) for query in each]

@@ -117,7 +117,7 @@ def _with_rerankers(
         raise UsageError("--candidate-index is for encoders; rerankers are compared on one index.")
     by_vector = settings.search.mode != "bm25"
     weighed = any(bundle.description.vector_weights for bundle in (candidate, current))
-    plain = Searcher.connect(settings, encoder=by_vector or weighed, reranker=False)
+    plain = Searcher.connect(settings, encoder=by_vector or weighed, reranker=False, waits=True)
     encoder = plain.retriever.encoder
     if by_vector and encoder is not None:
         made_with = _encoder_of(plain, task.index)
@@ -137,7 +137,7 @@ def _with_rerankers(
 def _with_encoders(
     candidate: Bundle, current: Bundle, settings: Settings, task: Task
 ) -> dict[str, tuple[Searcher, str]]:
-    connected = Searcher.connect(settings, encoder=False)
+    connected = Searcher.connect(settings, encoder=False, waits=True)
     sides = {"current": (current, task.index), "candidate": (candidate, task.candidate_index or task.index)}
     searchers = {}
     for name, (bundle, index) in sides.items():

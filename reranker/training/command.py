@@ -14,6 +14,7 @@ import numpy as np
 from indexer import client as clusters
 from indexer import settings as config
 from indexer.errors import UsageError
+from indexer.patience import patient
 from indexer.terminal import emit_json, err, progress
 from reranker.training.encoders import encoder
 from reranker.training.prepare.command import check, prepare
@@ -80,7 +81,8 @@ def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: 
     from reranker.training.pretrain import Options
     from reranker.training.pretrain import pretrain as read
 
-    client = clusters.connect(config.load())
+    settings = config.load()
+    client = patient(clusters.connect(settings), settings.ingest.patience_s)
     err.print("Reading the catalogues …")
     products = [
         product

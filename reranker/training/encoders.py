@@ -14,6 +14,7 @@ import msgspec
 from indexer import client as clusters
 from indexer import settings as config
 from indexer.errors import UsageError
+from indexer.patience import patient
 from indexer.terminal import err, progress
 from reranker.bundle import Bundle, Description, Layout, fingerprint, write_description
 from reranker.training.shops import paired, read_products
@@ -133,7 +134,8 @@ def read_catalogue(indexes: Sequence[str]) -> dict[str, dict[str, object]]:
     """The products of all indexes, as the encoder reads them, by INDEX/ID."""
     from reranker.training import recipes
 
-    client = clusters.connect(config.load())
+    settings = config.load()
+    client = patient(clusters.connect(settings), settings.ingest.patience_s)
     fields = [field.name for field in recipes.ENCODER.fields]
     return {
         f"{index}/{key}": product for index in indexes for key, product in read_products(client, index, fields).items()

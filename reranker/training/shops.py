@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 from opensearchpy import OpenSearch
-from opensearchpy.helpers import scan
 
+from indexer.changes import everything
 from indexer.errors import InputError, UsageError
+from indexer.patience import Patience, patience_of
 from indexer.settings import Settings
 from reranker import signals
 from reranker.blend import COLUMNS, FIRST_STAGE, RERANK, features
@@ -83,7 +84,7 @@ def paired(indexes: Sequence[str], queries: Sequence[Path], qrels: Sequence[Path
 
 def open_shop(source: Source, settings: Settings) -> Shop:
     """Read what the recipe and the signals need of every product. Raises InputError for an empty index."""
-    searcher = Searcher.connect(settings, reranker=False)
+    searcher = Searcher.connect(settings, reranker=False, waits=True)
     client = searcher.retriever.client
     fields = dict.fromkeys([*(field.name for field in RERANKER.fields), *signals.FIELDS])
     products = read_products(client, source.index, list(fields))
@@ -96,8 +97,9 @@ def open_shop(source: Source, settings: Settings) -> Shop:
 
 def read_products(client: OpenSearch, index: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Some fields of every product, in the order of their ids. Raises InputError for an empty index."""
-    hits = scan(client, index=index, query={"_source": list(fields)}, size=1000)
-    products = {hit["_id"]: hit["_source"] for hit in hits}
+    patience = patience_of(client) or Patience()
+    pages = everything(client, index, patience, source=list(fields), page=1000)
+    products = {hit["_id"]: hit["_source"] for hits in pages for hit in hits}
     if not products:
         raise InputError(f"The index {index} is empty. Ingest a catalogue first.")
     return dict(sorted(products.items()))

@@ -71,7 +71,7 @@ def weights(
         sources.append(Source(index, chosen, grades, {}))
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"--out {out} is not empty. Name a new folder.")
-    searcher = Searcher.connect(settings)
+    searcher = Searcher.connect(settings, waits=True)
     with progress() as bar:
         task = bar.add_task("weights", total=sum(len(source.queries) for source in sources))
         bundle, report = fit_weights(

@@ -7,7 +7,6 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ingest.report import DeadLetters
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
 from tests.integration.clearing import remove
+from tests.integration.mortal import DiedError, Mortal
 from tests.integration.standin import StandIn
 from tests.workers import LONG, SEED
 
@@ -39,38 +39,6 @@ MAPPING = '[columns]\nid = "sku"\ntitle = "name"\nprice = "price"\nversion = "ve
 POINTS = 4
 
 State = dict[str, Any]
-
-
-class DiedError(BaseException):
-    """The process has ended: nothing that it would still do reaches the cluster."""
-
-
-@dataclass
-class Mortal:
-    """A client that ends at its request number `at`, before the cluster has seen it or before the answer comes."""
-
-    client: OpenSearch
-    at: int
-    answered: bool
-    count: int = 0
-
-    def __enter__(self) -> Mortal:
-        self._perform = self.client.transport.perform_request
-
-        def perform(*given: Any, **named: Any) -> Any:
-            self.count += 1
-            if self.count > self.at or (self.count == self.at and not self.answered):
-                raise DiedError
-            answer = self._perform(*given, **named)
-            if self.count == self.at:
-                raise DiedError
-            return answer
-
-        self.client.transport.perform_request = perform  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.transport.perform_request = self._perform  # type: ignore[method-assign]
 
 
 class Shop:

@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ IDS = ("a", "b", "c", "d")
 MODELS = ("stand-in-1", "stand-in-2")
 
 
+def named(event: dict[str, Any]) -> str:
+    """The id of the product that an event is about."""
+    return str(event.get("id") or event["product"]["id"])
+
+
 @dataclass
 class Known:
     """What the model knows of a product that is there."""
@@ -77,7 +83,7 @@ class Model:
         """A batch: of one product the older version first, whatever order they come in."""
         for event in sorted(events, key=lambda event: event["version"]):
             version = event["version"]
-            name = event.get("id") or event["product"]["id"]
+            name = named(event)
             product = self.there.get(name)
             match event["op"]:
                 case "upsert" if version > self.known(name):
@@ -209,19 +215,10 @@ class Catalogue(RuleBasedStateMachine):
             return
         products = [(each["product"], each["version"]) for each in upserts]
         rows = [(product["id"], product["title"], product["price"], version) for product, version in products]
-        failed: list[BaseException] = []
-
-        def ingest() -> None:
-            try:
-                self._ingest(rows)
-            except BaseException as error:
-                failed.append(error)
-
-        beside = threading.Thread(target=ingest)
-        beside.start()
-        self._feed(events)
-        beside.join()
-        assert not failed
+        with ThreadPoolExecutor(1) as beside:
+            ingesting = beside.submit(self._ingest, rows)
+            self._feed(events)
+            ingesting.result()
         self.model.feed([*events, *upserts])
 
     @rule(death=deaths)

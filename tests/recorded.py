@@ -32,7 +32,7 @@ def options(node: Node, folder: Path) -> str:
 
 
 def _make(node: Node, folder: Path) -> None:
-    found = folder / "node.aot.config"
+    found = folder / "logs" / "node.aot.config"  # where the node may write
     recorded = f"{node.java_options} -XX:AOTMode=record -XX:AOTConfiguration={found}"
     chosen = msgspec.structs.replace(node, data_dir=str(folder), java_options=recorded)
     command = Path(f"/proc/{nodes.start(chosen).pid}/cmdline")

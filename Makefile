@@ -13,11 +13,14 @@ help:            ## Show what each command does.
 demo: $(VENV)/.demo        ## A real shop on a real OpenSearch: before and after reranking, in two languages.
 	@$(BIN)/shelfrank demo
 
+# Memory in large pages: on a virtual machine a new page takes longer than what is done with it.
+LARGE_PAGES := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+
 test: $(VENV)/.dev $(VENV)/.tools        ## All tests, on real OpenSearch nodes.
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n auto
+	@PATH="$(abspath $(BIN)):$$PATH" $(LARGE_PAGES) $(BIN)/python -m pytest -n auto
 
 test-long: $(VENV)/.dev $(VENV)/.tools        ## The tests of faults at length, before a release: more kills, more seeds, whole catalogues.
-	@PATH="$(abspath $(BIN)):$$PATH" SHELFRANK_TESTS_LONG=1 $(BIN)/python -m pytest -n auto tests/integration
+	@PATH="$(abspath $(BIN)):$$PATH" $(LARGE_PAGES) SHELFRANK_TESTS_LONG=1 $(BIN)/python -m pytest -n auto tests/integration
 
 test-tools: $(VENV)/.dev        ## Bring what some tests need beyond Python: a browser, nginx, promtool.
 	@sh tests/tools.sh $(BIN)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hypothesis
 import msgspec
+import onnxruntime as ort
 import pytest
 from opensearchpy import OpenSearch
 
@@ -30,8 +31,9 @@ from reranker.encoder import Encoder
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
+from tests import recorded
 from tests.paths import SAMPLE_SHOP
-from tests.shared import KnownVectors, one_at_a_time
+from tests.shared import KnownVectors, SharedSessions, one_at_a_time
 
 pytest_plugins = ["tests.workers"]
 
@@ -47,6 +49,9 @@ hypothesis.settings.load_profile("shelfrank")
 
 # Small enough for several nodes at once on a laptop.
 HEAP_MB = 512
+# Compiled quickly instead of well, one thread to collect garbage instead of many, and a heap in large pages: half the
+# processor time of a node that does not live long.
+NODE_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:-UseG1GC -XX:+UseSerialGC -XX:+UseTransparentHugePages"
 
 
 @contextmanager
@@ -60,14 +65,18 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The tests' own data folder, so that the models that ship are meant, whatever the user has promoted; nodes that
     start at once and do not live long enough to be compiled well; models that leave the other cores to the other
-    processes, for threads that wait for each other's steps do so at full speed."""
+    processes, for threads that wait for each other's steps do so at full speed, and that are built once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+        patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", NODE_JAVA_OPTIONS)
+        if any(item.get_closest_marker("node") for item in request.session.items):
+            with temporary_folder() as folder:
+                patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", recorded.options(settings.load().node, folder))
         patch.setenv("SHELFRANK_MODELS_THREADS", "1")
+        patch.setattr(ort, "InferenceSession", SharedSessions(ort.InferenceSession))
         yield
 
 

@@ -1,16 +1,20 @@
-"""What tests share: the vectors of the sample shop, embedded once for all processes, and fewer of its queries."""
+"""What tests share: the vectors of the sample shop, embedded once for all processes, fewer of its queries, and
+sessions of the models that many of them load."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from reranker.encoder import Encoder
@@ -30,6 +34,31 @@ def write_judged(folder: Path) -> None:
     judged = [line for line in grades if line.split("\t")[0] in ids]
     (folder / "queries.tsv").write_text("\n".join([header, *kept, ""]), "utf-8")
     (folder / "qrels.tsv").write_text("\n".join([first, *judged, ""]), "utf-8")
+
+
+class SharedSessions:
+    """Makes ONNX Runtime sessions as `make` does, once for the same bytes and options: a session has no state, and
+    several may run it at once."""
+
+    MOST = 5  # of some 100 MB each
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._made: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, model: str, options: ort.SessionOptions | None = None, **chosen: Any) -> Any:
+        if options is None:
+            return self._make(model, **chosen)
+        digest = hashlib.blake2b(Path(model).read_bytes()).hexdigest()
+        key = (digest, str(chosen), options.intra_op_num_threads, options.graph_optimization_level)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = self._make(model, options, **chosen)
+                if len(self._made) > self.MOST:
+                    self._made.popitem(last=False)
+            self._made.move_to_end(key)
+            return self._made[key]
 
 
 @contextmanager

@@ -54,7 +54,15 @@ def installed() -> Iterator[Path]:
                 else:
                     shutil.copy(whole, source / each)
         venv.create(folder / "venv", with_pip=True)
-        pip = [str(folder / "venv/bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        pip = [
+            str(folder / "venv/bin/python"),
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "install",
+            "--no-compile",
+        ]
         for arguments in (["--require-hashes", "-r", "deploy/locks/serve.txt"], ["--no-deps", "."]):
             done = subprocess.run([*pip, *arguments], cwd=source, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr

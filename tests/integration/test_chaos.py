@@ -46,7 +46,7 @@ log = logging.getLogger("chaos")
 
 NAME = "test-chaos"
 # (products, kills, seeds of the network)
-PRODUCTS, KILLS, SEEDS = (100_000, 10, [1, 2, SEED, SEED + 1]) if LONG else (1_500, 4, [SEED])
+PRODUCTS, KILLS, SEEDS = (100_000, 10, [1, 2, SEED, SEED + 1]) if LONG else (1_000, 3, [SEED])
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,10 @@ from tests.conftest import HEAP_MB
 from tests.integration.shopper import shopping
 from tests.integration.standin import StandIn
 from tests.waiting import until
+from tests.workers import LONG
 
 NAME = "test-three"
-COUNT = 1500
+COUNT = 1500 if LONG else 600
 
 
 @pytest.fixture(scope="module")

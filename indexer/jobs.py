@@ -322,7 +322,7 @@ class Lease:
             elif seen is None:
                 seen, since = record, _clock()
                 self._tell(
-                    f"{shown(record.owner).capitalize()} held {self._catalogue} when it was last heard of. If nothing "
+                    f"{shown(record.owner)} held {self._catalogue} when it was last heard of. If nothing "
                     f"is heard of it for {record.lease_s:.0f} s, this takes over."
                 )
             else:
@@ -358,7 +358,7 @@ class Lease:
 
     def _taken(self, record: Record) -> str:
         return (
-            f"{shown(record.owner).capitalize() or 'Another process'} works on {self._catalogue}. See `shelfrank "
+            f"{shown(record.owner) or 'Another process'} works on {self._catalogue}. See `shelfrank "
             f"reindex status {self._catalogue}`; wait for it, or stop that process."
         )
 

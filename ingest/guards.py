@@ -130,8 +130,8 @@ class Window:
     """The last events of a feed: how many of them delete, take something away, or make a price jump.
 
     `products` is how many the catalogue has: of a small one fewer events are enough. `past` is what an earlier run had
-    seen, so that stopping and starting again does not begin anew: one letter an event, d for a deletion, m where
-    something is missing, p for a price, - for none of these.
+    seen, so that stopping and starting again does not begin anew: one letter an event, d for a deletion, n for a new
+    product, m where something is missing, p for a price, - for none of these.
     """
 
     def __init__(self, products: int, guards: Guards, past: str = "") -> None:
@@ -139,9 +139,11 @@ class Window:
         self._kinds = deque(past, maxlen=guards.window)
 
     def see(self, old: Product, new: Product | None) -> None:
-        """Take in what an event makes of a product; None: it is deleted."""
+        """Take in what an event makes of a product, of nothing where there was none; None: it is deleted."""
         if new is None:
-            self._kinds.append("d")
+            self._kinds.append("d" if old else "-")
+        elif not old:
+            self._kinds.append("n")
         elif any(name in old and name not in new for name in FIELDS):
             self._kinds.append("m")
         elif jumped(old, new, self._guards.price_factor):
@@ -165,8 +167,14 @@ class Window:
         return [
             Finding(_ALLOWED_BY[kind], f"{counts[kind]:,} of the last {len(self._kinds):,} events {what}")
             for kind, what in doing.items()
-            if counts[kind] >= _FEW and counts[kind] > getattr(self._guards, _ALLOWED_BY[kind]) * self._size
+            if counts[kind] >= _FEW and self._beyond(counts, kind)
         ]
+
+    def _beyond(self, counts: Counter[str], kind: str) -> bool:
+        limit = getattr(self._guards, _ALLOWED_BY[kind])
+        # Of a small catalogue what is gone in the end: its few products may well come and go all day.
+        left = counts[kind] - (counts["n"] if kind == "d" else 0)
+        return bool(counts[kind] > limit * self._guards.window or left > limit * self._size)
 
 
 def _having(products: Iterable[Product], field: str) -> int:

@@ -87,26 +87,29 @@ def test_what_is_not_allowed_is_refused_by_name() -> None:
     refuse_empty(1, "The index")
 
 
-KINDS = {"d": "deletions", "m": "missing", "p": "prices", "-": ""}
+KINDS = {"d": "deletions", "m": "missing", "p": "prices", "-": "", "n": ""}
 AFTER: dict[str, Any] = {
     "d": None,
     "m": {"price": 10.0, "currency": "USD", "category": ["Lamps"]},
     "p": {**LAMP, "price": 99.0},
     "-": LAMP,
+    "n": LAMP,
 }
 
 
-@given(st.lists(st.sampled_from("dmp---"), max_size=200), st.integers(0, 300), st.integers(10, 60), st.floats(0.05, 1))
+@given(st.lists(st.sampled_from("ddnmp--"), max_size=200), st.integers(0, 300), st.integers(10, 60), st.floats(0.05, 1))
 def test_the_window_is_the_last_events_and_goes_on_after_a_stop(
     kinds: list[str], products: int, size: int, share: float
 ) -> None:
     guards = Guards(deletions=share, missing=share, prices=share, window=size)
     window = Window(products, guards)
     for at, kind in enumerate(kinds):
-        window.see(LAMP, AFTER[kind])
+        window.see({} if kind == "n" else LAMP, AFTER[kind])
         last = kinds[max(0, at + 1 - size) : at + 1]
-        limit = share * max(1, min(size, products))
-        beyond = {KINDS[each] for each in "dmp" if last.count(each) >= 10 and last.count(each) > limit}
+        small = share * max(1, min(size, products))
+        gone = {"d": last.count("d") - last.count("n"), "m": last.count("m"), "p": last.count("p")}
+        many = {each for each in gone if last.count(each) >= 10}
+        beyond = {KINDS[each] for each in many if last.count(each) > share * size or gone[each] > small}
         assert set(named(window.findings())) == beyond
         again = Window(products, guards, window.without(()))
         assert named(again.findings()) == named(window.findings())

@@ -174,18 +174,46 @@ def test_a_network_that_fails_at_random_loses_nothing(
     log.info("%s; %s products, each once; %s searches, none failed", made, len(wanted), shopper.answers)
 
 
+def building(client: OpenSearch, url: str, catalogue: tuple[Path, str]) -> tuple[subprocess.Popen[str], str]:
+    """A job that has begun to build, and its new index."""
+    running = process(url, catalogue, "start")
+    target = ""
+    while not target and running.poll() is None:
+        record = jobs.Board(client).read(NAME)
+        target = record.target if record.is_open and record.done > 0 else ""
+        time.sleep(0.05)
+    assert target, "the job ended before anything could be done to it"
+    return running, target
+
+
+@pytest.mark.node
+def test_a_job_that_is_stopped_and_wakes_when_another_has_ended_it_changes_nothing(
+    direct: OpenSearch, chaos_node: Node, catalogue: tuple[Path, str], wanted: dict[str, str]
+) -> None:
+    url = nodes.status(chaos_node).url
+    running, target = building(direct, url, catalogue)
+    os.kill(running.pid, signal.SIGSTOP)
+    try:
+        run(direct, url, catalogue, "resume")  # when it has seen for a while that nothing is heard of the other
+        found = aliases.live(direct, NAME)
+        assert found is not None
+        assert found.index == target
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert "LostError" in err
+    check(direct, wanted)
+    assert aliases.live(direct, NAME) == found
+    assert jobs.Board(direct).read(NAME).phase == "done"
+
+
 @pytest.mark.node
 def test_a_node_that_dies_and_comes_back_loses_nothing(
     direct: OpenSearch, chaos_node: Node, catalogue: tuple[Path, str], wanted: dict[str, str]
 ) -> None:
     status = nodes.status(chaos_node)
-    running = process(status.url, catalogue, "start")
-    target = ""
-    while not target and running.poll() is None:
-        record = jobs.Board(direct).read(NAME)
-        target = record.target if record.is_open and record.done > 0 else ""
-        time.sleep(0.05)
-    assert target, "the job ended before the node could be killed"
+    running, target = building(direct, status.url, catalogue)
     os.kill(status.pid, signal.SIGKILL)
     while nodes.status(chaos_node).state in ("running", "starting"):
         time.sleep(0.1)

@@ -55,13 +55,18 @@ class Shop:
         path.write_text("\n".join(["sku,name,price,version", *lines, ""]), "utf-8")
         return path
 
+    def models(self) -> StandIn:
+        """Those of the live index."""
+        live = aliases.live(self.client, NAME)
+        return StandIn(live.made.encoder) if live else StandIn()
+
     def ingest(self, rows: Mapping[str, tuple[str, int, str]]) -> None:
-        models, options = StandIn(), IngestOptions(NAME, self.folder / "x.jsonl")
+        models, options = self.models(), IngestOptions(NAME, self.folder / "x.jsonl")
         catalogue = open_catalogue(self.file(rows), load_mapping(str(self.mapping)))
         Job(self.client, catalogue, models, models, SETTINGS, options).run()
 
     def feed(self, lines: list[dict[str, Any]]) -> None:
-        models, path = StandIn(), self.folder / "feed.jsonl"
+        models, path = self.models(), self.folder / "feed.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         with DeadLetters(self.folder / "y.jsonl") as letters:
             Feed(self.client, NAME, models, models, SETTINGS, letters).run(read(path, PLAIN, 5, False))

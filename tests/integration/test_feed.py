@@ -231,7 +231,7 @@ def test_a_feed_that_runs_through_a_switch_loses_nothing(shop: OpenSearch, tmp_p
         version = 100
         while not stop.is_set():
             version += 1
-            name = f"p{version % 30}"
+            name = f"p{version % 31}"  # each has all three kinds, one after the other
             line = [
                 upsert(version, name, f"Text {version}", stock=version),
                 update(version, name, stock=version),

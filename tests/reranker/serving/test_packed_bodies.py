@@ -44,13 +44,16 @@ def test_what_follows_the_end_is_refused(parts: list[bytes], rest: bytes) -> Non
 
 
 @given(PARTS, st.data())
-def test_a_damaged_body_is_refused(parts: list[bytes], data: st.DataObject) -> None:
+def test_damage_is_refused_or_changes_nothing(parts: list[bytes], data: st.DataObject) -> None:
     plain = b"".join(parts) + b"!"
     body = bytearray(gzip.compress(plain))
     at = data.draw(st.integers(10, len(body) - 1))  # behind the header, whose fields mean nothing here
     body[at] ^= data.draw(st.integers(1, 255))
-    with pytest.raises((InputError, TooLargeError)):
-        unpacked(bytes(body), LIMIT)
+    try:
+        found = unpacked(bytes(body), LIMIT)
+    except (InputError, TooLargeError):
+        return
+    assert found == plain  # a bit that means nothing
 
 
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1])

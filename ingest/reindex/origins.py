@@ -77,6 +77,9 @@ class FromStored:
 
     def entries(self, report: Report, letters: DeadLetters, stop: threading.Event, show: Progress) -> Iterator[Entry]:
         """Stored products, in the order of ids."""
+        # A point in time sees what was refreshed: without this, what was written just before the job's marks is in
+        # neither, the reading and the changes since.
+        self._patience.call(lambda: self._client.indices.refresh(index=self._index))
         for hits in changes.everything(self._client, self._index, self._patience):
             for hit in hits:
                 report.read += 1

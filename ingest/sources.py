@@ -317,8 +317,8 @@ def _json_rows(lines: Iterator[str | BrokenLine]) -> Iterator[Row | Rejection]:
 
 def _json_columns(path: Path, mapping: CatalogMapping, lines: Iterator[str | BrokenLine]) -> list[str]:
     sample = islice(_json_rows(lines), _JSON_SAMPLE_ROWS)
-    names = (name for row in sample if isinstance(row, Row) for name in row.values)
-    columns = list(islice(dict.fromkeys(names), _MAX_COLUMNS))
+    found = (name for row in sample if isinstance(row, Row) for name in row.values)
+    columns = list(islice(dict.fromkeys(found), _MAX_COLUMNS))
     if not columns:
         raise InputError(
             f"{path} has no JSON object in its first {_JSON_SAMPLE_ROWS} lines: expected one object a line "
@@ -356,12 +356,12 @@ def _parquet_rows(path: Path, bounds: Bounds) -> Iterator[Row | Rejection]:
             for batch in file.iter_batches(batch_size=_CHUNK_ROWS):
                 too_long = _too_long(batch, texts, bounds.field_characters)
                 rest = batch.filter(pa.array([at not in too_long for at in range(len(batch))]))
-                values = (row for at in range(0, len(rest), _FEW_ROWS) for row in rest.slice(at, _FEW_ROWS).to_pylist())
+                starts = range(0, len(rest), _FEW_ROWS)
+                values = (row for start in starts for row in rest.slice(start, _FEW_ROWS).to_pylist())
                 for at in range(len(batch)):
                     number += 1
                     if at in too_long:
-                        name, value, reason = too_long[at]
-                        yield Rejection(number, name, value, reason)
+                        yield Rejection(number, *too_long[at])
                     else:
                         yield Row(number, next(values))
         except (pa.ArrowException, OSError) as error:

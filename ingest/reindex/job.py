@@ -397,7 +397,9 @@ class Reindex:
         """Remove what the new index should not have: products deleted past shelfrank, without a tombstone, while it was
         built, or rows of the file as it was before the job was resumed."""
         if self._origin.stored:
-            wanted = (name for name in changes.ids(self._client, record.live, self._patience) if name not in self._dead)
+            wanted: Iterator[str] = (
+                name for name in changes.ids(self._client, record.live, self._patience) if name not in self._dead
+            )
         else:
             wanted = iter(sorted(self._ids))
         there = changes.ids(self._client, record.target, self._patience)

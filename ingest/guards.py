@@ -24,7 +24,7 @@ from ingest.sources import Catalogue, Row
 
 Allowed = Literal["fewer", "missing", "prices", "deletions"]
 _ALLOWED_BY: Mapping[str, Allowed] = {"d": "deletions", "m": "missing", "p": "prices"}  # kind of event -> its flag
-FIELDS = ("price", "image", "category")
+FIELDS = {"price": "a price", "image": "an image", "category": "a category"}
 SAMPLE = 1000
 _SEEN = ("price", "currency", "image", "category")
 _FEW = 10  # so few products are not a kind of fault; what concerns less is never stopped
@@ -72,12 +72,12 @@ def fewer(live: int, new: int, guards: Guards) -> list[Finding]:
 def missing(live: Sequence[Product], new: Sequence[Product], guards: Guards) -> list[Finding]:
     """Whether products have fewer prices, images or categories than they had."""
     findings = []
-    for field in FIELDS:
+    for field, called in FIELDS.items():
         had, have = _having(live, field), _having(new, field)
         fall = had / max(len(live), 1) - have / max(len(new), 1)
         if fall > guards.missing and fall * len(live) >= _FEW:
             seen = (
-                f"{_percent(have, len(new))} of the products would have a {field}, where {_percent(had, len(live))} do"
+                f"{_percent(have, len(new))} of the products would have {called}, where {_percent(had, len(live))} do"
             )
             findings.append(Finding("missing", seen))
     return findings

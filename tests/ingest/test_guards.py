@@ -45,7 +45,7 @@ def test_a_small_shop_has_the_same_rule(live: int, new: int, stops: bool) -> Non
 def test_products_that_lose_a_field_are_told_with_the_figures(field: str) -> None:
     without = {name: value for name, value in LAMP.items() if name != field}
     [found] = missing([LAMP] * 100, [LAMP] * 50 + [without] * 50, GUARDS)
-    assert found == Finding("missing", f"50 % of the products would have a {field}, where 100 % do")
+    assert found == Finding("missing", f"50 % of the products would have {FIELDS[field]}, where 100 % do")
     assert missing([LAMP] * 100, [LAMP] * 81 + [without] * 19, GUARDS) == []
     assert missing([without] * 100, [LAMP] * 100, GUARDS) == []
     assert missing([LAMP] * 12, [LAMP] * 6 + [without] * 6, GUARDS) == []  # too few to be a kind of fault

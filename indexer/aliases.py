@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from opensearchpy import OpenSearch
+from opensearchpy.exceptions import NotFoundError
 
 from indexer.errors import ClusterError, UsageError
 from indexer.mappings import Made
@@ -92,15 +93,21 @@ def swap(client: OpenSearch, name: str, old: str, new: str) -> None:
     if old:
         actions.insert(0, {"remove": {"index": old, "alias": name, "must_exist": True}})
 
-    def move() -> None:
+    def held() -> list[str]:
         # A name that is not there yet answers 404, and the client calls that an error.
         found = client.indices.get_alias(params={"expand_wildcards": "open"})
-        held = sorted(index for index, each in found.items() if name in each.get("aliases", {}))
-        if held == [new]:
-            return  # moved already, by a first try whose answer was lost
-        if held != [old] * bool(old):
-            raise ClusterError(f"{name} stands for {', '.join(held) or 'nothing'} now, and not for {old or 'nothing'}.")
-        client.indices.update_aliases(body={"actions": actions})
+        return sorted(index for index, each in found.items() if name in each.get("aliases", {}))
+
+    def move() -> None:
+        now = held()
+        if now == [old] * bool(old):
+            try:
+                client.indices.update_aliases(body={"actions": actions})
+                return
+            except NotFoundError:
+                now = held()  # somebody was faster, or this client itself, whose first answer was lost
+        if now != [new]:
+            raise ClusterError(f"{name} stands for {', '.join(now) or 'nothing'} now, and not for {old or 'nothing'}.")
 
     Patience(_PATIENCE_S).call(move)
 

@@ -91,7 +91,7 @@ def test_a_swap_from_where_the_name_is_no_more_changes_nothing(
     # The other is faster still: between the look and the move.
     held = {first: {"aliases": {NAME: {}}}, second: {"aliases": {}}}
     monkeypatch.setattr(clean.indices, "get_alias", lambda **_: held)
-    with pytest.raises(ClusterError, match="missing"):
+    with pytest.raises(ClusterError, match="stands for"):
         swap(clean, NAME, first, third)
     monkeypatch.undo()
     found = live(clean, NAME)

@@ -149,6 +149,7 @@ def test_what_is_created_while_a_deletion_looks_goes(shop: Shop, monkeypatch: py
     written = tombstones.write
 
     def meanwhile(client: OpenSearch, *given: Any) -> None:
+        monkeypatch.setattr(tombstones, "write", written)  # once
         source = client.get(index=NAME, id="other")["_source"] | {"id": "late", "version": 4}
         client.index(index=NAME, id="late", body=source)
         written(client, *given)

@@ -36,7 +36,7 @@ NAME = "test-crash"
 SETTINGS = Settings(ingest=Ingest(batch=5, patience_s=20.0), guards=Guards(fewer=1.0))
 MAPPING = '[columns]\nid = "sku"\ntitle = "name"\nprice = "price"\nversion = "version"\n'
 # Points of each job that one run tries; a long one tries all.
-POINTS = 4
+POINTS = 3
 
 State = dict[str, Any]
 

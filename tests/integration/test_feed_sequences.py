@@ -306,8 +306,8 @@ class Catalogue(RuleBasedStateMachine):
 def test_drawn_sequences_leave_what_the_rules_say(client: OpenSearch) -> None:
     machine = type("Drawn", (Catalogue,), {"client": client})
     chosen = settings(
-        max_examples=200 if LONG else 10,
-        stateful_step_count=40 if LONG else 12,
+        max_examples=200 if LONG else 7,
+        stateful_step_count=40 if LONG else 10,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -7,7 +7,6 @@ as they are stored), a feed event by event over the last ones.
 
 from __future__ import annotations
 
-import random
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from indexer.errors import InputError
 from indexer.patience import Patience
 from indexer.settings import Guards
 from ingest.clean import Cleaned, clean
+from ingest.sample import Sample
 from ingest.sources import Catalogue, Row
 
 Allowed = Literal["fewer", "missing", "prices", "deletions"]
@@ -118,8 +118,11 @@ def indexes(client: OpenSearch, live: str, new: str, guards: Guards, patience: P
 
 def file(client: OpenSearch, index: str, catalogue: Catalogue, guards: Guards, patience: Patience) -> list[Finding]:
     """A catalogue file against those of its products that the live index has. Reads the file once."""
-    rows = _drawn(row for row in catalogue.rows() if isinstance(row, Row))
-    cleaned = (clean(row, catalogue.mapping) for row in rows)
+    rows = Sample[Row](SAMPLE, str(_SEED))
+    for row in catalogue.rows():
+        if isinstance(row, Row):
+            rows.offer(row)
+    cleaned = (clean(row, catalogue.mapping) for row in rows.entries)
     new = {each.product["id"]: each.product for each in cleaned if isinstance(each, Cleaned)}
     there = bulk.stored(client, index, list(new), patience, list(_SEEN))
     pairs = [(found["_source"], new[key]) for key, found in there.items()]
@@ -190,15 +193,3 @@ def _sample(client: OpenSearch, index: str, patience: Patience) -> dict[str, Pro
     body = {"query": query, "size": SAMPLE, "_source": list(_SEEN)}
     hits = patience.call(lambda: client.search(index=index, body=body))["hits"]["hits"]
     return {hit["_id"]: hit["_source"] for hit in hits}
-
-
-def _drawn(rows: Iterable[Row]) -> list[Row]:
-    """Some of the rows, each with the same chance."""
-    chance = random.Random(_SEED)  # noqa: S311 (a sample, not a secret)
-    drawn: list[Row] = []
-    for number, row in enumerate(rows):
-        if len(drawn) < SAMPLE:
-            drawn.append(row)
-        elif (place := chance.randrange(number + 1)) < SAMPLE:
-            drawn[place] = row
-    return drawn

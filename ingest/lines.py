@@ -104,11 +104,7 @@ def raw_lines(path: Path, bounds: Bounds = _BOUNDS) -> Iterator[bytes | TooLong[
         with open_bytes(path) as file:
             for lines, raw in enumerate(bounded(file, bounds.line_bytes), start=1):
                 size += raw.length if isinstance(raw, TooLong) else len(raw)
-                if size > bounds.unpacked_bytes:
-                    raise InputError(
-                        f"{path} unpacks to more than {bounds.unpacked_bytes:,} bytes (line {lines}). Raise "
-                        "bounds.unpacked_bytes in the settings if that is right."
-                    )
+                _check_size(path, lines, size, bounds)
                 yield raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
@@ -122,13 +118,9 @@ def _wide_lines(path: Path, encoding: str, bounds: Bounds) -> Iterator[str | Bro
     size = 0
     try:
         with io.TextIOWrapper(open_bytes(path), encoding, newline="\n") as file:
-            for line in bounded(file, bounds.line_bytes // 2):
+            for number, line in enumerate(bounded(file, bounds.line_bytes // 2), start=1):
                 size += 2 * (line.length if isinstance(line, TooLong) else len(line))
-                if size > bounds.unpacked_bytes:
-                    raise InputError(
-                        f"{path} unpacks to more than {bounds.unpacked_bytes:,} bytes. Raise bounds.unpacked_bytes in "
-                        "the settings if that is right."
-                    )
+                _check_size(path, number, size, bounds)
                 if isinstance(line, TooLong):
                     yield BrokenLine(line.start, line.reason)
                 else:
@@ -137,6 +129,14 @@ def _wide_lines(path: Path, encoding: str, bounds: Bounds) -> Iterator[str | Bro
         raise InputError(f"{path} is a damaged gzip file: {error}. Fetch or write it again.") from error
     except UnicodeError as error:
         raise InputError(f"{path} is not valid {encoding}: {error}. Correct [file] encoding in the mapping.") from error
+
+
+def _check_size(path: Path, line: int, size: int, bounds: Bounds) -> None:
+    if size > bounds.unpacked_bytes:
+        raise InputError(
+            f"{path} unpacks to more than {bounds.unpacked_bytes:,} bytes (line {line}). Raise "
+            "bounds.unpacked_bytes in the settings if that is right."
+        )
 
 
 def _check_encoding(path: Path, codec: str, bounds: Bounds) -> None:

@@ -35,8 +35,9 @@ from ingest.documents import Encoder, Entry, Maker, Stream, Tokens, stored_entry
 from ingest.products import StoppedError, pausing
 from ingest.reindex.origins import Origin, Progress
 from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_again, remove, undo
-from ingest.reindex.verify import Check, Examination, Judged, Sample
+from ingest.reindex.verify import Check, Examination, Judged
 from ingest.report import DeadLetters, Report
+from ingest.sample import Sample
 from ingest.settle import in_order, look, refuse
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ class Reindex:
         self._dead: set[str] = set()  # deleted by their tombstone, and perhaps in the live index still
         self._again: list[Entry] = []  # written by somebody else between our look at them and our write
         self._fresh = aliases.dated(options.name)  # what a new job builds
-        self._sample = Sample(options.sample, options.name)
+        self._sample = Sample[Entry](options.sample, options.name)
         self._told = 0.0
 
     def start(self) -> Report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,23 +36,6 @@ class Check(msgspec.Struct):
     name: str
     ok: bool
     seen: str
-
-
-class Sample:
-    """A fixed number of entries, each of all that passed with the same chance. The same job draws the same."""
-
-    def __init__(self, size: int, seed: str) -> None:
-        self.entries: list[Entry] = []
-        self._size, self._passed = size, 0
-        self._random = random.Random(seed)  # noqa: S311 (a sample, not a secret)
-
-    def offer(self, entry: Entry) -> None:
-        """Let one entry pass."""
-        self._passed += 1
-        if len(self.entries) < self._size:
-            self.entries.append(entry)
-        elif (place := self._random.randrange(self._passed)) < self._size:
-            self.entries[place] = entry
 
 
 Answers = Callable[[str], list[str]]

@@ -186,6 +186,7 @@ def writable(shop: Shop) -> None:
     shop.feed([{"op": "upsert", "version": 99, "product": {"id": "99", "title": "Last", "price": 1}}])
 
 
+@pytest.mark.node
 def test_there_is_no_job_to_go_on_with_before_the_first(shop: Shop) -> None:
     with pytest.raises(UsageError):
         shop.feed(EVENTS)

@@ -344,7 +344,7 @@ def cancel(name: str, json_output: bool) -> None:
     record = operations.cancel(client, name)
     if record.is_open:
         text = (
-            f"Asked {jobs.shown(record.owner)} to cancel. Should it be dead, its lease ends in {jobs.LEASE_S:.0f} s: "
+            f"Asked {jobs.shown(record.owner)} to cancel. Should it be dead, its lease ends in {record.lease_s:.0f} s: "
             "give the command again then."
         )
     else:

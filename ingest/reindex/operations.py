@@ -67,15 +67,26 @@ def cancel(client: OpenSearch, name: str) -> jobs.Record:
     record = board.change(name, ask)
     if record.held_by_other("", time.time()):
         return record
-    with jobs.Lease(board, name) as lease:
-        live = aliases.live(client, name)
-        if live is not None and live.index == record.target:
-            raise UsageError(
-                f"{name} stands for {record.target} already. End the job with `shelfrank reindex resume {name}`; "
-                f"`shelfrank reindex rollback {name}` then leads back."
-            )
-        undo(client, record)
-        return lease.change(end_cancelled)
+    try:
+        with jobs.Lease(board, name) as lease:
+            return _end(client, lease)
+    except jobs.LostError:
+        return board.read(name)  # somebody holds it after all, and reads what is wanted of it
+
+
+def _end(client: OpenSearch, lease: jobs.Lease) -> jobs.Record:
+    record = lease.change(lambda record: None)
+    if not record.is_open:
+        return record  # its holder was faster
+    live = aliases.live(client, record.catalogue)
+    if live is not None and live.index == record.target:
+        raise UsageError(
+            f"{record.catalogue} stands for {record.target} already. End the job with "
+            f"`shelfrank reindex resume {record.catalogue}`; `shelfrank reindex rollback {record.catalogue}` "
+            "then leads back."
+        )
+    undo(client, record)
+    return lease.change(end_cancelled)
 
 
 def rollback(

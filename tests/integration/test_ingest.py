@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -339,6 +340,26 @@ def test_a_first_ingest_is_paused_and_cancelled_from_elsewhere(empty: OpenSearch
     assert "cancelled" in " ".join(report.warnings)
     assert operations.status(empty, NAME).record.phase == "cancelled"
     assert not empty.indices.exists(index=report.index)
+
+
+@pytest.mark.node
+def test_cancel_from_a_machine_whose_clock_is_ahead_asks_the_process_that_works(
+    empty: OpenSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[jobs.Record] = []
+
+    def ask_once(phase: str, done: int, total: int | None) -> None:
+        if phase == "Ingest" and done >= 100:
+            if not asked:
+                asked.append(operations.cancel(empty, NAME))
+            time.sleep(0.5)  # the lease is renewed meanwhile
+
+    ahead = SimpleNamespace(time=lambda: time.time() + 3600.0)
+    monkeypatch.setattr(operations, "time", ahead)
+    report = run(empty, numbered(tmp_path, 2000), StandIn(), on_progress=ask_once, lease_s=2.0)
+    assert (asked[0].phase, asked[0].wanted, jobs.shown(asked[0].owner)[:8]) == ("ingest", "cancel", "process ")
+    assert report.stopped
+    assert operations.status(empty, NAME).record.phase == "cancelled"
 
 
 @pytest.mark.node

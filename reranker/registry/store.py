@@ -144,7 +144,9 @@ class Registry:
                 # First forgotten, then removed: no interruption leaves an id that leads nowhere.
                 self._replace(kind, msgspec.structs.replace(before, previous=previous))
             for each in old:
-                shutil.rmtree(each.folder)
+                # Out of sight in one step: half of a bundle would count as the newest.
+                os.replace(each.folder, each.folder.with_name(f"{_UNFINISHED}{each.folder.name}"))
+            self._remove_unfinished(kind)
             return [each.folder.name for each in old]
 
     def _ids(self, kind: Kind) -> set[str]:

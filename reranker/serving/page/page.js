@@ -14,15 +14,23 @@ let shown = null; // the last search: its request as text, its question, its ans
 let running = new AbortController();
 let reading = new AbortController();
 const judgments = new Map(); // query and product -> what was said of it
+const typed = new Set(); // fields that a person has filled and not sent: what arrives meanwhile leaves them as they are
 
 // Where the address leads
 
-const address = () => new URLSearchParams(location.search);
+// A form that is sent before this script runs names its empty fields too.
+const address = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([, value]) => value.trim()));
 
 function go(params, replace = false) {
   const query = params.toString();
   history[replace ? "replaceState" : "pushState"](null, "", query ? `?${query}` : location.pathname);
   return show();
+}
+
+/** Go where the form says. */
+function send() {
+  typed.clear();
+  return go(fromForm(form));
 }
 
 function changed(change) {
@@ -69,7 +77,7 @@ function fill(params) {
     form.elements[name].placeholder = value;
   }
   offer(null, params);
-  intoForm(form, params);
+  intoForm(form, params, typed);
   for (const count of form.querySelectorAll(".count")) {
     const name = count.closest("details").querySelector("fieldset").id;
     const n = name ? params.getAll(name).length : settings(params).length;
@@ -219,13 +227,20 @@ function listen() {
     event.preventDefault();
     if (matchMedia("(pointer: coarse)").matches) byId("q").blur(); // the keyboard would hide the results
     const same = fromForm(form).toString() === address().toString();
-    if (!same) go(fromForm(form));
+    if (!same) send();
     else if (byId("results").ariaBusy !== "true") show(true);
   });
   form.addEventListener("change", (event) => {
-    if (event.target.id !== "q" && form.reportValidity()) go(fromForm(form));
+    if (event.target.id !== "q" && form.reportValidity()) send();
   });
-  byId("clear").addEventListener("click", () => go(changed((params) => filters(params).forEach((name) => params.delete(name)))));
+  byId("clear").addEventListener("click", () => {
+    go(changed((params) => {
+      for (const name of filters(params)) {
+        params.delete(name);
+        typed.delete(name);
+      }
+    }));
+  });
   byId("key").addEventListener("submit", (event) => {
     event.preventDefault();
     api.useKey(byId("key-value").value);
@@ -260,7 +275,11 @@ function listen() {
   document.addEventListener("click", (event) => {
     for (const panel of document.querySelectorAll("details[open]")) if (!panel.contains(event.target)) panel.open = false;
   });
-  addEventListener("popstate", () => show());
+  form.addEventListener("input", (event) => typed.add(event.target.name));
+  addEventListener("popstate", () => {
+    typed.clear();
+    show();
+  });
   linkOnHover(byId("board"));
 }
 

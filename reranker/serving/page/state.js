@@ -11,9 +11,10 @@ export function fromForm(form) {
   return new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim() !== ""));
 }
 
-/** Put an address's values into the form. */
-export function intoForm(form, params) {
+/** Put an address's values into the form, but for the fields named in `left`. */
+export function intoForm(form, params, left) {
   for (const field of form.elements) {
+    if (left.has(field.name)) continue;
     if (field.type === "checkbox") field.checked = params.getAll(field.name).includes(field.value);
     else if (field.name) field.value = params.get(field.name) ?? "";
     if (field.selectedIndex === -1) field.value = "";

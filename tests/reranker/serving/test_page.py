@@ -249,6 +249,38 @@ def test_a_cluster_that_is_gone_is_told(visit: Visit, site: Running) -> None:
         retriever.client = there
 
 
+def test_who_types_before_the_page_is_ready_loses_nothing(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector("#welcome h2")
+    held: list[Any] = []
+    page.route("**/v1/about", lambda route: held.append(route))
+    page.reload()
+    until(lambda: page.wait_for_timeout(20) or held)
+    page.get_by_role("searchbox").fill("tent")
+    page.locator("[name=min]").fill("20")
+    held[0].continue_()
+    page.wait_for_selector("#welcome h2")
+    assert page.get_by_role("searchbox").input_value() == "tent"
+    page.get_by_role("button", name="中文").click()
+    page.get_by_role("searchbox").press("Enter")
+    page.wait_for_selector("#reranked li")
+    assert parse_qs(urlsplit(page.url).query) == {"q": ["tent"], "min": ["20"]}
+
+
+def test_a_form_that_is_sent_before_the_script_runs_is_a_search(visit: Visit, site: Running) -> None:
+    page = visit()
+    held: list[Any] = []
+    page.route("**/page.js", lambda route: held.append(route))
+    page.reload(wait_until="commit")
+    page.get_by_role("searchbox").fill("tent")
+    page.get_by_role("searchbox").press("Enter", no_wait_after=True)
+    page.wait_for_url("**?q=tent*", wait_until="commit")
+    page.unroute("**/page.js")
+    page.reload()
+    page.wait_for_selector("#reranked li")
+    assert page.get_by_role("button", name="Clear filters").is_hidden()
+
+
 @pytest.fixture
 def key(site: Running) -> Iterator[str]:
     """The key without which the service now answers nobody."""

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexer.errors import ConfigError, InputError
+from indexer.lines import BrokenLine, read_lines
 from indexer.settings import Bounds
-from ingest.lines import BrokenLine, read_lines
 from ingest.schema import CatalogMapping, Format, check_columns, nearest, unused_columns
 
 _FORMATS: dict[str, Format] = {

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from indexer import settings as config
 from indexer.errors import InputError
+from indexer.lines import whole_lines
 from indexer.terminal import emit_json, out
 from reranker.documents import MAX_DOCUMENTS, rerank
 from reranker.retrieval import MODES, Filters
@@ -176,17 +177,16 @@ def rerank_command(query: str, documents: Path, as_json: bool) -> None:
 def read_documents(path: Path) -> list[dict[str, Any]]:
     """Documents of a JSON lines file. Raises InputError naming the line."""
     rows = []
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path} line {number} is not JSON: {error}. Write one object a line.") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{path} line {number} holds a {type(row).__name__}; write one object a line.")
-            rows.append(row)
-            if len(rows) > MAX_DOCUMENTS:
-                raise InputError(f"{path} has more than {MAX_DOCUMENTS} documents, the most one call scores. Split it.")
+    for number, line in enumerate(whole_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {number} is not JSON: {error}. Write one object a line.") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path} line {number} holds a {type(row).__name__}; write one object a line.")
+        rows.append(row)
+        if len(rows) > MAX_DOCUMENTS:
+            raise InputError(f"{path} has more than {MAX_DOCUMENTS} documents, the most one call scores. Split it.")
     return rows

@@ -17,12 +17,12 @@ from indexer import client as clusters
 from indexer import settings, terminal
 from indexer.aliases import check_name
 from indexer.errors import InputError, ShelfrankError, UsageError
+from indexer.lines import TooLong, bounded, raw_lines
 from indexer.settings import Bounds
 from ingest.allowing import allowed, allowing
 from ingest.commands import STOPPED, shower, stoppable
 from ingest.feed.events import Event, parse
 from ingest.feed.job import Counts, Feed
-from ingest.lines import TooLong, bounded, raw_lines
 from ingest.report import DeadLetters
 from ingest.schema import CatalogMapping, Columns, load_mapping
 from ingest.sources import Rejection

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from indexer.lines import TooLong
 from ingest.clean import MAX_ID_BYTES, MAX_PRICE, as_version, clean
 from ingest.documents import OFFER_FIELDS, Entry, cleaned_entry
-from ingest.lines import TooLong
 from ingest.schema import CatalogMapping
 from ingest.sources import Rejection, Row
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
+from indexer.lines import BrokenLine, read_lines
 from indexer.settings import Bounds
 from ingest import sources
-from ingest.lines import BrokenLine, read_lines
 from ingest.schema import CatalogMapping, Columns
 from ingest.sources import Rejection, Row, open_catalogue
 

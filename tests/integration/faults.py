@@ -1,4 +1,4 @@
-"""Faults on purpose: an HTTP proxy that fails at random, and a driver whose process can be killed."""
+"""Faults on purpose: an HTTP proxy that fails at random, a process to be killed, a node that comes back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
+
+import msgspec
+
+from indexer import node as nodes
+from indexer.settings import Node
+from tests.waiting import until
 
 KINDS = ("refuse", "delay", "cut before", "cut after", "cut answer", "429", "503")
 
@@ -109,6 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         """Quiet."""
+
+
+def start_again(node: Node, port: int) -> None:
+    """Start a node that was killed where it was, once the system has cleared it away."""
+    until(lambda: nodes.status(node).state not in ("running", "starting"), "the killed node was not gone")
+    time.sleep(0.5)
+    nodes.start(msgspec.structs.replace(node, port=port))
 
 
 def drive(url: str, name: str, file: str, mapping: str, what: str) -> None:

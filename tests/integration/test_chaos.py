@@ -34,7 +34,7 @@ from ingest.reindex import operations
 from ingest.report import DeadLetters, Report
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
-from tests.integration.faults import Proxy
+from tests.integration.faults import Proxy, start_again
 from tests.integration.shopper import shopping
 from tests.integration.standin import StandIn
 from tests.paths import SAMPLE_SHOP
@@ -215,10 +215,7 @@ def test_a_node_that_dies_and_comes_back_loses_nothing(
     status = nodes.status(chaos_node)
     running, target = building(direct, status.url, catalogue)
     os.kill(status.pid, signal.SIGKILL)
-    while nodes.status(chaos_node).state in ("running", "starting"):
-        time.sleep(0.1)
-    time.sleep(0.5)
-    nodes.start(msgspec.structs.replace(chaos_node, port=status.port))
+    start_again(chaos_node, status.port)
     _, err = running.communicate(timeout=300)
     assert running.returncode == 0, err[-3000:]
     again = clusters.connect(Settings(cluster=Cluster(url=status.url)))

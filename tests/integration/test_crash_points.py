@@ -3,133 +3,43 @@ what an undisturbed run leaves, document by document, with nothing lost, doubled
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opensearchpy import OpenSearch
 
-from indexer import aliases, jobs, tombstones
+from indexer import client as clusters
+from indexer import jobs, tombstones
+from indexer import node as nodes
 from indexer.errors import UsageError
 from indexer.patience import Patience
-from indexer.settings import Guards, Ingest, Settings
-from ingest.feed.command import PLAIN, read
-from ingest.feed.job import Feed
-from ingest.job import Job
-from ingest.job import Options as IngestOptions
-from ingest.reindex import operations
-from ingest.reindex.job import Options, Reindex
-from ingest.reindex.origins import FromFile, FromStored
-from ingest.report import DeadLetters
-from ingest.schema import load_mapping
-from ingest.sources import open_catalogue
+from indexer.settings import Node, Settings
 from tests.integration.clearing import remove
+from tests.integration.faults import start_again
+from tests.integration.lamps import EVENTS, LAMPS, NEWER, Shop, State
 from tests.integration.mortal import DiedError, Mortal
 from tests.integration.standin import StandIn
 from tests.workers import LONG, SEED
 
+log = logging.getLogger(__name__)
+
 NAME = "test-crash"
-SETTINGS = Settings(ingest=Ingest(batch=5, patience_s=20.0), guards=Guards(fewer=1.0))
-MAPPING = '[columns]\nid = "sku"\ntitle = "name"\nprice = "price"\nversion = "version"\n'
 # Points of each job that one run tries; a long one tries all.
 POINTS = 3
-
-State = dict[str, Any]
-
-
-class Shop:
-    """The jobs of one catalogue, each with the files that it reads."""
-
-    def __init__(self, client: OpenSearch, folder: Path) -> None:
-        self.client, self.folder = client, folder
-        self.mapping = folder / "shop.toml"
-        self.mapping.write_text(MAPPING)
-
-    def file(self, rows: Mapping[str, tuple[str, int, str]]) -> Path:
-        path = self.folder / "shop.csv"
-        lines = [f"{key},{title},{price},{version}" for key, (title, price, version) in rows.items()]
-        path.write_text("\n".join(["sku,name,price,version", *lines, ""]), "utf-8")
-        return path
-
-    def models(self) -> StandIn:
-        """Those of the live index."""
-        live = aliases.live(self.client, NAME)
-        return StandIn(live.made.encoder) if live else StandIn()
-
-    def ingest(self, rows: Mapping[str, tuple[str, int, str]]) -> None:
-        models, options = self.models(), IngestOptions(NAME, self.folder / "x.jsonl")
-        catalogue = open_catalogue(self.file(rows), load_mapping(str(self.mapping)))
-        Job(self.client, catalogue, models, models, SETTINGS, options).run()
-
-    def feed(self, lines: list[dict[str, Any]]) -> None:
-        models, path = self.models(), self.folder / "feed.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-        with DeadLetters(self.folder / "y.jsonl") as letters:
-            Feed(self.client, NAME, models, models, SETTINGS, letters).run(read(path, PLAIN, 5, False))
-
-    def reindex(self, models: StandIn, rows: Mapping[str, tuple[str, int, str]] | None = None) -> None:
-        def job() -> Reindex:
-            live = aliases.live(self.client, NAME)
-            assert live is not None
-            record = jobs.Board(self.client).read(NAME)
-            index = record.source.get("stored", live.index) if record.is_open else live.index
-            origin: Any = FromStored(self.client, index, Patience(20.0))
-            if rows is not None:
-                origin = FromFile(self.file(rows), str(self.mapping))
-            return Reindex(
-                self.client, origin, models, models, SETTINGS, Options(NAME, self.folder / "z.jsonl", sample=5)
-            )
-
-        # As an operator goes on: with the open job where there is one; and not again where it has ended.
-        record = jobs.Board(self.client).read(NAME)
-        if record.is_open and record.phase != "ingest":
-            job().resume()
-        elif record.phase != "done" or record.encoder != models.bundle_id:
-            job().start()
-
-    def rollback(self, back_to: str) -> None:
-        live = aliases.live(self.client, NAME)
-        assert live is not None
-        if live.made.encoder != back_to:
-            first, second = StandIn(back_to), StandIn("stand-in-2")
-            operations.rollback(self.client, NAME, first, first, SETTINGS, second)
-
-    def clean(self) -> None:
-        operations.clean(self.client, NAME, 0)
-
-    def state(self) -> State:
-        self.client.indices.refresh(index=NAME)
-        hits = self.client.search(index=NAME, body={"size": 1000, "version": True})["hits"]["hits"]
-        kept = ("title", "price", "version", "offer", "content_hash", "vector_bundle")
-        documents = {hit["_id"]: {key: hit["_source"].get(key) for key in kept} for hit in hits}
-        graves = tombstones.versions(self.client, NAME, [*map(str, range(40))], Patience(10.0))
-        return {"documents": documents, "tombstones": graves}
-
-
-LAMPS = {str(number): (f"Lamp {number}", 10 + number, "") for number in range(12)}
-NEWER = {**{key: value for key, value in LAMPS.items() if int(key) > 2}, "20": ("New", 5, ""), "4": ("Other", 9, "")}
-EVENTS: list[dict[str, Any]] = [
-    {"op": "delete", "version": 5, "id": "1"},
-    {"op": "upsert", "version": 6, "product": {"id": "2", "title": "Changed", "price": 3}},
-    {"op": "update", "version": 7, "id": "3", "set": {"price": 99.5}},
-    {"op": "upsert", "version": 8, "product": {"id": "30", "title": "Fresh", "price": 4}},
-    {"op": "delete", "version": 9, "id": "2"},
-    {"op": "upsert", "version": 10, "product": {"id": "1", "title": "Back", "price": 4}},
-    {"op": "delete", "version": 11, "id": "31"},
-    {"op": "delete", "version": 12, "id": "5"},
-    {"op": "update", "version": 13, "id": "4", "set": {"stock": 2}},
-    {"op": "delete", "version": 14, "id": "6"},
-]
 
 
 def with_deletion_left(shop: Shop) -> None:
     """A shop in which a feed has died between a tombstone and its deletion."""
     shop.ingest(LAMPS)
-    tombstones.write(shop.client, NAME, {"7": 3}, Patience(10.0))
+    tombstones.write(shop.client, shop.name, {"7": 3}, Patience(10.0))
 
 
 def after_reindex(shop: Shop) -> None:
@@ -153,7 +63,7 @@ JOBS: dict[str, tuple[Callable[[Shop], None], Callable[[Shop], None]]] = {
 @pytest.fixture
 def shop(client: OpenSearch, tmp_path: Path) -> Iterator[Shop]:
     remove(client, NAME)
-    yield Shop(client, tmp_path)
+    yield Shop(client, tmp_path, NAME)
     remove(client, NAME)
 
 
@@ -179,11 +89,72 @@ def test_a_job_that_died_anywhere_ends_as_if_it_had_not(shop: Shop, job: str) ->
         _, found = attempt(shop, job, at, answered)
         assert found == wanted, f"request {at} of {requests}, {'answered' if answered else 'not answered'}"
         writable(shop)
+    log.info("%s: %d requests, died %d times, nothing lost, doubled or stale", job, requests, len(chosen))
 
 
 def writable(shop: Shop) -> None:
     """Nothing that died has left a write block on the live index."""
     shop.feed([{"op": "upsert", "version": 99, "product": {"id": "99", "title": "Last", "price": 1}}])
+
+
+@pytest.mark.node
+def test_a_node_that_restarts_between_any_two_requests_of_a_switch_loses_nothing(
+    own_node: Node, tmp_path: Path
+) -> None:
+    nodes.start(own_node)
+    client = clusters.connect(Settings(node=own_node))
+    shop = Shop(client, tmp_path, NAME, patience_s=120.0)
+    with_deletion_left(shop)
+    switching = Switching(client, NAME)
+    with switching.at(10**6, lambda: None):
+        shop.reindex(StandIn("stand-in-2"))
+    wanted = shop.state()
+    chosen = range(1, switching.count + 1) if LONG else [random.Random(SEED).randint(1, switching.count)]
+    for at in chosen:
+        remove(client, NAME)
+        with_deletion_left(shop)
+        with switching.at(at, lambda: restart(own_node)):
+            shop.reindex(StandIn("stand-in-2"))
+        assert shop.state() == wanted, f"request {at} of {switching.count}"
+        writable(shop)
+    log.info("%d requests of a switch, %d restarts of the node between them", switching.count, len(chosen))
+
+
+@dataclass
+class Switching:
+    """Does something before a request, counted from the one that says that the switch begins."""
+
+    client: OpenSearch
+    name: str
+    count: int = 0
+
+    @contextmanager
+    def at(self, number: int, do: Callable[[], None]) -> Iterator[None]:
+        perform = self.client.transport.perform_request
+        self.count = 0
+
+        def counted(method: str, url: str, *given: Any, **named: Any) -> Any:
+            body = named.get("body")
+            begins = url.startswith(f"/{jobs.INDEX}/") and isinstance(body, dict) and body.get("phase") == "switch"
+            self.count += begins or self.count > 0
+            if self.count == number and not done:
+                done.append(True)
+                do()
+            return perform(method, url, *given, **named)
+
+        done: list[bool] = []
+        self.client.transport.perform_request = counted  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self.client.transport.perform_request = perform  # type: ignore[method-assign]
+
+
+def restart(node: Node) -> None:
+    """Kill a node and start it again."""
+    status = nodes.status(node)
+    os.kill(status.pid, signal.SIGKILL)
+    start_again(node, status.port)
 
 
 @pytest.mark.node

@@ -41,6 +41,7 @@ from ingest.schema import CatalogMapping, Columns, Values, load_mapping
 from ingest.sources import open_catalogue
 from reranker.text import unpack_ids
 from tests.integration.clearing import remove
+from tests.integration.faults import start_again
 from tests.integration.standin import StandIn
 from tests.waiting import until
 from tests.workers import LONG
@@ -371,14 +372,6 @@ def test_an_unfinished_reindex_of_a_new_catalogue_is_not_passed_by_an_ingest(emp
         run(empty, path, StandIn())
 
 
-def restart(node: Node, dead: nodes.NodeInfo) -> None:
-    """Start a killed node again where it was, once the system has cleared it away."""
-    while nodes.status(node).state in ("running", "starting"):
-        time.sleep(0.1)
-    time.sleep(0.5)
-    nodes.start(msgspec.structs.replace(node, port=dead.port))
-
-
 @pytest.mark.node
 def test_a_node_killed_in_the_middle_and_started_again_has_everything_once(own_node: Node, tmp_path: Path) -> None:
     info = nodes.start(own_node)
@@ -387,7 +380,7 @@ def test_a_node_killed_in_the_middle_and_started_again_has_everything_once(own_n
 
     def kill_once(phase: str, done: int, total: int | None) -> None:
         if done >= 200 and not restarting:
-            restarting.append(threading.Thread(target=restart, args=(own_node, info)))
+            restarting.append(threading.Thread(target=start_again, args=(own_node, info.port)))
             os.kill(info.pid, signal.SIGKILL)
             restarting[0].start()
 
@@ -411,7 +404,7 @@ def test_a_node_that_stays_away_ends_the_run_with_what_was_written(own_node: Nod
     path = numbered(tmp_path, 600)
     with pytest.raises(ClusterError, match=r"taken nothing for 1 s.*200 products were written.*will go on"):
         run(client, path, StandIn(), patience_s=1.0, on_progress=kill)
-    restart(own_node, info)
+    start_again(own_node, info.port)
     report = run(client, path, StandIn())
     assert (report.unchanged, report.written, count(client)) == (200, 400, 600)
 

@@ -13,6 +13,7 @@ import msgspec
 
 from indexer.errors import InputError
 from indexer.han import has_han
+from indexer.lines import TooLong, raw_lines
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.training.prepare.ledger import Ledger
 
@@ -203,11 +204,11 @@ def _data_lines(path: Path) -> int:
     """Lines below the header that are not blank; 0 for formats that are not a row a line."""
     first: list[bytes] = []
     count = 0
-    with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                first = first or line.split()
-                count += 1
+    for raw in raw_lines(path):
+        line = raw.start if isinstance(raw, TooLong) else raw
+        if line.strip():
+            first = first or line.split()
+            count += 1
     if not first or first[0].startswith((b"{", b"[")):
         return 0
     trec = len(first) == 4 and re.fullmatch(rb"-?[0-9]+(\.0)?", first[3])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from indexer.errors import InputError
+from indexer.lines import whole_lines
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.training.prepare import clicks, leakage, purchases, render, report
 from reranker.training.prepare.collection import Collection, Entry, Judgment, query_key
@@ -128,18 +127,14 @@ def read_product_ids(path: Path) -> set[str]:
     """Ids of a catalogue: JSON lines, CSV or TSV (also `.gz`) with a field product_id, id or sku."""
     ids = set()
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig", newline="") as file
-        ):
-            if ".json" in path.name:
-                for line in file:
-                    if line.strip():
-                        ids.add(_product_id(msgspec.json.decode(line, type=dict[str, object])))
-            else:
-                ids.update(map(_product_id, csv.DictReader(file, delimiter="\t" if ".tsv" in path.name else ",")))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error, msgspec.DecodeError) as error:
+        lines = whole_lines(path)
+        if ".json" in path.name:
+            for line in lines:
+                if line.strip():
+                    ids.add(_product_id(msgspec.json.decode(line, type=dict[str, object])))
+        else:
+            ids.update(map(_product_id, csv.DictReader(lines, delimiter="\t" if ".tsv" in path.name else ",")))
+    except (csv.Error, msgspec.DecodeError) as error:
         raise InputError(f"{path} cannot be read as products: {error}. It must be JSON lines, CSV or TSV.") from error
     ids.discard("")
     if not ids:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import itertools
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from indexer.errors import InputError
+from indexer.lines import whole_lines
 from reranker.training.prepare.collection import PURCHASES, Collection, Evidence, place
 
 PURCHASE_GRADE = 3
@@ -145,14 +143,13 @@ def _positive(value: str) -> bool:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields, the header first; tabs separate where the header has one."""
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
-            text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline="")
-            header = text.readline()
-            delimiter = "\t" if "\t" in header else ","
-            yield 1, [name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter), [])]
-            reader = csv.reader(text, delimiter=delimiter)
-            for row in reader:
-                if row:
-                    yield reader.line_num + 1, row
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from error
+        lines = whole_lines(path)
+        header = next(lines, "")
+        delimiter = "\t" if "\t" in header else ","
+        yield 1, [name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        reader = csv.reader(lines, delimiter=delimiter)
+        for row in reader:
+            if row:
+                yield reader.line_num + 1, row
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as a CSV file: {error}.") from error

@@ -5,20 +5,17 @@ Searches (`ubi_queries`) and events (`ubi_events`) are told apart by their field
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
-from indexer.errors import InputError
+from indexer.lines import TooLong, raw_lines
 
 IMPRESSION, CLICK, CART, PURCHASE = "impression", "click", "add_to_cart", "purchase"
 _ACTIONS = {IMPRESSION: IMPRESSION, CLICK: CLICK, "item_click": CLICK, CART: CART, PURCHASE: PURCHASE}
 _BULK = {"index", "create"}
-_MAX_LINE = 4_194_304
 _MAX_ORDINAL = 100_000
 
 
@@ -58,25 +55,13 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
 
     Raises InputError when the file cannot be read.
     """
-    try:
-        with _open(path) as file:
-            number = 0
-            while line := file.readline(_MAX_LINE + 1):
-                number += 1
-                if len(line) > _MAX_LINE:
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(_MAX_LINE)
-                    yield number, Fault(f"the line is longer than {_MAX_LINE:,} bytes", "")
-                elif line.strip():
-                    row = _row(line)
-                    if row is not None:
-                        yield number, row
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    for number, line in enumerate(raw_lines(path), start=1):
+        if isinstance(line, TooLong):
+            yield number, Fault(line.reason, line.start[:80].decode("utf-8", "replace"))
+        elif line.strip():
+            row = _row(line)
+            if row is not None:
+                yield number, row
 
 
 def _row(line: bytes) -> Row | None:

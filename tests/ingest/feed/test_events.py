@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from indexer.lines import TooLong
 from indexer.settings import Bounds
 from ingest.feed.command import PLAIN, read, streamed, watched
 from ingest.feed.events import Event, parse
-from ingest.lines import TooLong
 from ingest.sources import Rejection
 
 

@@ -1,4 +1,4 @@
-"""Lines of a text file, plain or gzip: decoded one by one, so that one broken byte costs one line."""
+"""Lines of a text file, plain or gzip: bounded, and decoded one by one, so that one broken byte costs one line."""
 
 from __future__ import annotations
 
@@ -95,6 +95,14 @@ def read_lines(path: Path, encoding: str, bounds: Bounds = _BOUNDS) -> Iterator[
                 f"byte {byte} (0x{raw[error.start]:02x}, line {number}) is not valid {encoding}",
             )
         offset += len(raw)
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file that is of no use with a part of it missing. Raises InputError at the first bad one."""
+    for number, line in enumerate(read_lines(path, "utf-8"), start=1):
+        if isinstance(line, BrokenLine):
+            raise InputError(f"{path}, line {number}: {line.reason}.")
+        yield line
 
 
 def raw_lines(path: Path, bounds: Bounds = _BOUNDS) -> Iterator[bytes | TooLong[bytes]]:

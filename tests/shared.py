@@ -15,9 +15,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
 
 from reranker.encoder import Encoder
+from reranker.registry import gate
 from tests.paths import SAMPLE_SHOP
 
 # Every so many of the sample shop's queries of a split.
@@ -34,6 +36,12 @@ def write_judged(folder: Path) -> None:
     judged = [line for line in grades if line.split("\t")[0] in ids]
     (folder / "queries.tsv").write_text("\n".join([header, *kept, ""]), "utf-8")
     (folder / "qrels.tsv").write_text("\n".join([first, *judged, ""]), "utf-8")
+
+
+def ask_little(patch: pytest.MonkeyPatch) -> None:
+    """Let the gate ask little of a model, where what it asks is not what is tested."""
+    patch.setattr(gate, "TEXTS", gate.TEXTS[:4])
+    patch.setattr(gate, "EDGES", {"empty": ""})
 
 
 class SharedSessions:

@@ -31,7 +31,12 @@ LONGEST = (
     "deploy/test_deploy.py",
     "integration/test_promote.py",
     "reranker/serving/test_page.py",
+    "integration/test_crash_points.py",
+    "integration/test_feed_sequences.py",
+    "integration/test_search.py",
     "reranker/serving/test_faults.py",
+    "reranker/registry/test_gate.py",
+    "reranker/registry/test_command.py",
     "indexer/test_node.py",
 )
 # Which random choices a run makes: others every day, the same again where this variable names them.

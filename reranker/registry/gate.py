@@ -71,11 +71,12 @@ def examine(folder: Path, kind: Kind, settings: Models) -> Report:
         return Report(bundle.id, kind, tuple(checks))
     fallback = f": {model.session.fallback_reason}" if model.session.fallback_reason else ""
     checks.append(Check("loads", True, None, None, f"on {model.session.provider}{fallback}"))
+    asked = Asked(model)
     looks: list[tuple[str, Callable[[], Check]]] = [
-        ("finite", lambda: finite(model)),
-        ("permutation", lambda: permutation(model)),
-        ("batch", lambda: batch(model)),
-        ("reload", lambda: reload(model, again)),
+        ("finite", lambda: finite(asked)),
+        ("permutation", lambda: permutation(asked)),
+        ("batch", lambda: batch(asked)),
+        ("reload", lambda: reload(asked, Asked(again))),
         ("languages", lambda: languages(model)),
         ("edges", lambda: edges(model)),
         ("parity", lambda: parity(bundle)),
@@ -84,19 +85,32 @@ def examine(folder: Path, kind: Kind, settings: Models) -> Report:
     return Report(bundle.id, kind, tuple(checks), tuple(_warnings(model)))
 
 
-def finite(model: Model) -> Check:
+class Asked:
+    """A model, and what it makes of the fixed texts together, which several checks look at."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._found: dict[str, Values] = {}
+
+    def together(self, query: str) -> Values:
+        if query not in self._found:
+            self._found[query] = _values(self.model, query, TEXTS)
+        return self._found[query]
+
+
+def finite(asked: Asked) -> Check:
     """Every value is a number, and there are as many as the card says."""
-    values = np.vstack([_values(model, query, TEXTS) for query in _queries(model)])
+    values = np.vstack([asked.together(query) for query in _queries(asked.model)])
     bad = int((~np.isfinite(values)).sum())
     return Check("finite", not bad, bad, 0, f"{bad} of {values.size} values are not finite numbers")
 
 
-def permutation(model: Model) -> Check:
+def permutation(asked: Asked) -> Check:
     """The order in which texts arrive changes nothing, not even the last bit."""
-    rng = np.random.default_rng(_SEED)
+    model, rng = asked.model, np.random.default_rng(_SEED)
     changes = []
     for query in _queries(model):
-        straight = _values(model, query, TEXTS)
+        straight = asked.together(query)
         for _ in range(2):
             order = rng.permutation(len(TEXTS))
             shuffled = np.empty_like(straight)
@@ -105,19 +119,19 @@ def permutation(model: Model) -> Check:
     return _within("permutation", changes, 0.0, "largest change of a value in shuffled order")
 
 
-def batch(model: Model) -> Check:
+def batch(asked: Asked) -> Check:
     """A text gets alone what it gets among others: dynamic quantisation of activations fails here."""
-    changes = []
+    model, changes = asked.model, []
     for query in _queries(model):
-        together = _values(model, query, TEXTS)
+        together = asked.together(query)
         alone = np.vstack([_values(model, query, [text]) for text in TEXTS])
         changes.append(_apart(model, together, alone))
     return _within("batch", changes, _BATCH[_kind(model)], f"largest {_measure(model)} between alone and together")
 
 
-def reload(model: Model, again: Model) -> Check:
+def reload(asked: Asked, again: Asked) -> Check:
     """The model loaded once more gives the same."""
-    pairs = [(_values(model, query, TEXTS), _values(again, query, TEXTS)) for query in _queries(model)]
+    pairs = [(asked.together(query), again.together(query)) for query in _queries(asked.model)]
     changes = [float(np.abs(ours - theirs).max()) for ours, theirs in pairs]
     return _within("reload", changes, 0.0, "largest change of a value after loading again")
 

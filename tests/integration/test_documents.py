@@ -20,7 +20,7 @@ from reranker.encoder import Encoder
 from reranker.scoring import CrossEncoder
 from tests.commands import Done, run
 from tests.paths import ROOT, SAMPLE_SHOP
-from tests.shared import KnownVectors, write_judged
+from tests.shared import KnownVectors, ask_little, write_judged
 
 pytestmark = pytest.mark.node
 
@@ -56,6 +56,7 @@ def loaded_models(loaded: Settings, known_vectors: KnownVectors) -> Iterator[Non
         patch.setattr(encoder, "embed_products", known_vectors.embed_products)
         patch.setattr(Encoder, "load", classmethod(lambda *_: encoder))
         patch.setattr(CrossEncoder, "load", classmethod(lambda *_: reranker))
+        ask_little(patch)
         yield
 
 

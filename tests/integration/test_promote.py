@@ -22,8 +22,8 @@ from indexer.settings import Models, Settings
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Kind, fingerprint, write_description
 from reranker.encoder import Encoder
-from reranker.registry import gate
 from reranker.registry.command import models
+from tests.shared import ask_little
 
 pytestmark = pytest.mark.node
 
@@ -77,8 +77,7 @@ def indexes(client: OpenSearch, new_encoder: Bundle) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the gate asks of a model by itself is tested in its own file; here it asks little of it."""
-    monkeypatch.setattr(gate, "TEXTS", gate.TEXTS[:4])
-    monkeypatch.setattr(gate, "EDGES", {"empty": ""})
+    ask_little(monkeypatch)
 
 
 @pytest.fixture

@@ -340,7 +340,8 @@ def test_two_jobs_do_not_meet(empty: OpenSearch, tmp_path: Path, mapping: Path) 
                     attempt()
                 refused.append("")
 
-    from_stored(empty, tmp_path, StandIn("stand-in-2"), on_progress=intrude).start()
+    # Who comes waits for the next sign of life.
+    from_stored(empty, tmp_path, StandIn("stand-in-2"), on_progress=intrude, lease_s=4.0).start()
     assert len(refused) == 3
     assert len(documents(empty)) == 120
 

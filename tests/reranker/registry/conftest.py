@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reranker.registry import gate
+from tests.shared import ask_little
 
 
 @pytest.fixture
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate asks little of a model, for tests of what it makes of the answers."""
-    monkeypatch.setattr(gate, "TEXTS", gate.TEXTS[:4])
-    monkeypatch.setattr(gate, "EDGES", {"empty": ""})
+    ask_little(monkeypatch)

@@ -185,7 +185,9 @@ def _having(products: Iterable[Product], field: str) -> int:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.0f} %"
+    share = 100 * part / max(whole, 1)
+    # Neither all nor none where it is only nearly so.
+    return f"{share:.0f} %" if share in (0, 100) or 0.5 < share < 99.5 else f"{min(max(share, 0.1), 99.9):.1f} %"
 
 
 def _sample(client: OpenSearch, index: str, patience: Patience) -> dict[str, Product]:

@@ -115,13 +115,9 @@ def rollback(
             brought = _bring_back(client, name, live.index, kept, maker, patience, lease)
             graves = tombstones.index_name(name)
             after, gone = changes.marks(client, kept.index, patience), changes.marks(client, graves, patience)
-            left, back = live.index, kept.index
-
-            def note(record: jobs.Record) -> None:
-                record.history = [each for each in record.history if each.index != back]
-                keep(record, left, after, gone)
-
-            lease.change(note)
+            left = live.index
+            # The one that comes back stays in the history: until the alias has moved, it is what can be gone back to.
+            lease.change(lambda record: keep(record, left, after, gone))
             lease.check()
             aliases.swap(client, name, live.index, kept.index)
         except BaseException:

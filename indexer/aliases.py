@@ -84,6 +84,13 @@ def make(client: OpenSearch, index: str, body: dict[str, Any], patience: Patienc
             raise
 
 
+def blocked(client: OpenSearch, index: str) -> bool:
+    """Whether an index has a write block. Raises ClusterError."""
+    found = Patience(_PATIENCE_S).call(lambda: client.indices.get_settings(index=index, name="index.blocks.write"))
+    block = found.get(index, {}).get("settings", {}).get("index", {}).get("blocks", {}).get("write", "false")
+    return str(block).lower() == "true"
+
+
 def swap(client: OpenSearch, name: str, old: str, new: str) -> None:
     """Point the alias from `old` (empty: from nothing) to `new` in one step, so that no search finds nothing.
 

@@ -357,8 +357,13 @@ class Lease:
                 continue  # the cluster is away; `check` says so when it has been for too long
 
     def _taken(self, record: Record) -> str:
+        if not record.owner:
+            return (
+                f"Nothing was heard of this process for {self._lease_s:.0f} s, so another one has taken over what it "
+                f"did for {self._catalogue}, and has ended. See `shelfrank reindex status {self._catalogue}`."
+            )
         return (
-            f"{shown(record.owner) or 'Another process'} works on {self._catalogue}. See `shelfrank "
+            f"{shown(record.owner)} works on {self._catalogue}. See `shelfrank "
             f"reindex status {self._catalogue}`; wait for it, or stop that process."
         )
 

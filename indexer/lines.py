@@ -35,7 +35,7 @@ class TooLong(Generic[AnyStr]):
     def reason(self) -> str:
         """What is wrong with it."""
         units = "characters" if isinstance(self.start, str) else "bytes"
-        return f"the line has {self.length:,} {units}; at most {self.limit:,} are read"
+        return f"too long: the line has {self.length:,} {units}; at most {self.limit:,} are read"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def raw_lines(path: Path, bounds: Bounds = _BOUNDS) -> Iterator[bytes | TooLong[
         with open_bytes(path) as file:
             for lines, raw in enumerate(bounded(file, bounds.line_bytes), start=1):
                 size += raw.length if isinstance(raw, TooLong) else len(raw)
-                _check_size(path, lines, size, bounds)
+                check_size(path, size, bounds, f" (line {lines})")
                 yield raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
@@ -128,7 +128,7 @@ def _wide_lines(path: Path, encoding: str, bounds: Bounds) -> Iterator[str | Bro
         with io.TextIOWrapper(open_bytes(path), encoding, newline="\n") as file:
             for number, line in enumerate(bounded(file, bounds.line_bytes // 2), start=1):
                 size += 2 * (line.length if isinstance(line, TooLong) else len(line))
-                _check_size(path, number, size, bounds)
+                check_size(path, size, bounds, f" (line {number})")
                 if isinstance(line, TooLong):
                     yield BrokenLine(line.start, line.reason)
                 else:
@@ -139,11 +139,12 @@ def _wide_lines(path: Path, encoding: str, bounds: Bounds) -> Iterator[str | Bro
         raise InputError(f"{path} is not valid {encoding}: {error}. Correct [file] encoding in the mapping.") from error
 
 
-def _check_size(path: Path, line: int, size: int, bounds: Bounds) -> None:
+def check_size(path: Path, size: int, bounds: Bounds, where: str = "") -> None:
+    """Raise InputError where a file unpacks to too much."""
     if size > bounds.unpacked_bytes:
         raise InputError(
-            f"{path} unpacks to more than {bounds.unpacked_bytes:,} bytes (line {line}). Raise "
-            "bounds.unpacked_bytes in the settings if that is right."
+            f"{path} unpacks to more than {bounds.unpacked_bytes:,} bytes{where}. Raise bounds.unpacked_bytes in the "
+            "settings if that is right."
         )
 
 

@@ -20,8 +20,13 @@ T = TypeVar("T")
 TRANSIENT = frozenset({429, 502, 503, 504})
 
 
+# After so long somebody may wonder what is going on.
+_TELL_AFTER_S = 3.0
+
+
 class Patience:
-    """Waits between attempts (exponential, full jitter) until nothing has succeeded for `limit_s` seconds."""
+    """Waits between attempts (exponential, full jitter) until nothing has succeeded for `limit_s` seconds. What is
+    waited for is told once by `tell`, when it takes more than a moment."""
 
     def __init__(
         self,
@@ -32,8 +37,10 @@ class Patience:
         seed: int | None = None,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.limit_s = limit_s
+        self._tell, self._told = tell, False
         self._base_s, self._cap_s = base_s, cap_s
         self._random = random.Random(seed)  # noqa: S311 (jitter, not a secret)
         self._sleep, self._clock = sleep, clock
@@ -42,7 +49,7 @@ class Patience:
 
     def succeeded(self) -> None:
         """Something went through: start afresh at the next problem."""
-        self._failing_since, self._attempts = None, 0
+        self._failing_since, self._attempts, self._told = None, 0, False
 
     def wait(self, problem: str) -> None:
         """Sleep before the next attempt. Raises ClusterError with the problem when patience is over."""
@@ -55,6 +62,9 @@ class Patience:
             raise ClusterError(
                 f"The cluster has taken nothing for {self.limit_s:.0f} s; last problem: {problem}.{_cure(problem)}"
             )
+        if now - since > _TELL_AFTER_S and not self._told:
+            self._told = True
+            self._tell(f"Waiting, for {self.limit_s:.0f} s at most: {problem}.{_cure(problem)}")
         # Full jitter: many writers that failed together must not come back together.
         delay = self._random.uniform(0, min(self._cap_s, self._base_s * 2**self._attempts))
         self._attempts = min(self._attempts + 1, 30)

@@ -5,15 +5,18 @@ Filling it is a job of the catalogue's (`indexer.jobs`), so that the next run, f
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 from opensearchpy import OpenSearch
 
 from indexer import aliases, jobs, mappings
+from indexer.bulk import BulkWriter
 from indexer.client import index_meta
 from indexer.errors import ClusterError, UsageError
 from indexer.patience import Patience
 from indexer.settings import Index
-from ingest.reindex.steps import end_cancelled, undo
+from ingest.reindex.steps import drop_strays, end_cancelled, undo
 
 
 class First:
@@ -22,6 +25,7 @@ class First:
     def __init__(self, client: OpenSearch, name: str, lease: jobs.Lease, patience: Patience) -> None:
         self._client, self._name, self._lease, self._patience = client, name, lease, patience
         self._fresh = aliases.dated(name)
+        self.resumed = False
 
     def begin(self, settings: Index, made: mappings.Made) -> str:
         """The index that an earlier run has begun, or a new one.
@@ -40,6 +44,7 @@ class First:
             record.wanted, record.paused, record.problem = "", False, ""
 
         index = self._lease.change(note).target
+        self.resumed = index != self._fresh
         aliases.make(self._client, index, mappings.index_body(settings, made), self._patience)
         there = index_meta(self._client, index)[index].get("shelfrank")
         if there != (wanted := msgspec.to_builtins(made)):
@@ -58,10 +63,18 @@ class First:
         self._lease.change(end_cancelled)
         return f"The first ingest of {self._name} was cancelled, and its index deleted."
 
-    def show(self) -> None:
-        """The index is whole: let the catalogue's name stand for it."""
+    def give_up(self) -> None:
+        """There is nothing to go on with: no index is left, and no job."""
+        undo(self._client, self._lease.change(lambda record: None))
+        self._lease.change(end_cancelled)
+
+    def show(self, ids: Collection[str], writer: BulkWriter) -> None:
+        """The index holds what was read: let the catalogue's name stand for it. An earlier run may have read another
+        file, or this one as it was: what is not among `ids` goes."""
         self._lease.check()
         index = self._lease.change(lambda record: None).target
+        if self.resumed:
+            drop_strays(self._client, index, iter(sorted(ids)), writer, self._patience)
         aliases.swap(self._client, self._name, "", index)
         self._lease.change(ended)
 

@@ -38,17 +38,18 @@ class GuardError(InputError):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is beyond the settings: what is seen, and which flag allows it."""
+    """One thing that is beyond the settings: what is seen, the limit that it is beyond, and which flag allows it."""
 
     allow: Allowed
     seen: str
+    limit: float
 
 
 def refuse(findings: Iterable[Finding], allow: Collection[str], what: str, command: str) -> None:
     """Raise GuardError with all findings that are not allowed: what did not happen, why, and the `command` that goes on
     if it is meant."""
     if left := [each for each in findings if each.allow not in allow]:
-        seen = "; ".join(f"{each.seen} (guards.{each.allow})" for each in left)
+        seen = "; ".join(f"{each.seen} (guards.{each.allow} is {each.limit:g})" for each in left)
         flags = " ".join(dict.fromkeys(f"--allow-{each.allow}" for each in left))
         raise GuardError(f"{what}: {seen}. If that is meant, go on with `{command} {flags}`.")
 
@@ -66,7 +67,8 @@ def fewer(live: int, new: int, guards: Guards) -> list[Finding]:
     """Whether an index of `new` products may stand in for one of `live`."""
     if new >= live * (1 - guards.fewer):
         return []
-    return [Finding("fewer", f"{new:,} products would stand where {live:,} do, {_percent(live - new, live)} fewer")]
+    seen = f"{new:,} products would stand where {live:,} do, {_percent(live - new, live)} fewer"
+    return [Finding("fewer", seen, guards.fewer)]
 
 
 def missing(live: Sequence[Product], new: Sequence[Product], guards: Guards) -> list[Finding]:
@@ -79,7 +81,7 @@ def missing(live: Sequence[Product], new: Sequence[Product], guards: Guards) -> 
             seen = (
                 f"{_percent(have, len(new))} of the products would have {called}, where {_percent(had, len(live))} do"
             )
-            findings.append(Finding("missing", seen))
+            findings.append(Finding("missing", seen, guards.missing))
     return findings
 
 
@@ -90,7 +92,7 @@ def prices(pairs: Sequence[tuple[Product, Product]], guards: Guards) -> list[Fin
     if jumps < _FEW or jumps <= guards.prices * len(known):
         return []
     seen = f"{_percent(jumps, len(known))} of the prices would change by a factor of {guards.price_factor:g} or more"
-    return [Finding("prices", seen)]
+    return [Finding("prices", seen, guards.prices)]
 
 
 def jumped(old: Product, new: Product, factor: float) -> bool:
@@ -122,10 +124,13 @@ def file(client: OpenSearch, index: str, catalogue: Catalogue, guards: Guards, p
     for row in catalogue.rows():
         if isinstance(row, Row):
             rows.offer(row)
-    cleaned = (clean(row, catalogue.mapping) for row in rows.entries)
-    new = {each.product["id"]: each.product for each in cleaned if isinstance(each, Cleaned)}
-    there = bulk.stored(client, index, list(new), patience, list(_SEEN))
-    pairs = [(found["_source"], new[key]) for key, found in there.items()]
+    cleaned = [each for row in rows.entries if isinstance(each := clean(row, catalogue.mapping), Cleaned)]
+    new = {each.product["id"]: each.product for each in cleaned}
+    versions = {each.product["id"]: each.version for each in cleaned}
+    there = bulk.stored(client, index, list(new), patience, [*_SEEN, "version"])
+    # A row that is older than what is stored changes nothing.
+    changed = [key for key, found in there.items() if not _is_older(versions[key], found["_source"])]
+    pairs = [(there[key]["_source"], new[key]) for key in changed]
     return [*missing([old for old, _ in pairs], [fresh for _, fresh in pairs], guards), *prices(pairs, guards)]
 
 
@@ -154,6 +159,14 @@ class Window:
         else:
             self._kinds.append("-")
 
+    def kinds(self) -> str:
+        """What it has taken in, to go back to."""
+        return "".join(self._kinds)
+
+    def go_back(self, kinds: str) -> None:
+        """Forget what came after `kinds`: it was not applied."""
+        self._kinds = deque(kinds, maxlen=self._guards.window)
+
     def without(self, allow: Collection[str]) -> str:
         """The kinds for the next run to begin with: what was allowed in this one is none of them."""
         allowed = {kind for kind, name in _ALLOWED_BY.items() if name in allow}
@@ -167,17 +180,23 @@ class Window:
             "m": "take away a price, an image or a category",
             "p": f"change a price by a factor of {self._guards.price_factor:g} or more",
         }
-        return [
-            Finding(_ALLOWED_BY[kind], f"{counts[kind]:,} of the last {len(self._kinds):,} events {what}")
-            for kind, what in doing.items()
-            if counts[kind] >= _FEW and self._beyond(counts, kind)
-        ]
+        findings = []
+        for kind, what in doing.items():
+            allow = _ALLOWED_BY[kind]
+            limit = float(getattr(self._guards, allow))
+            seen = f"{counts[kind]:,} of the last {len(self._kinds):,} events {what}"
+            # Of a small catalogue what is gone in the end: its few products may well come and go all day.
+            left = counts[kind] - (counts["n"] if kind == "d" else 0)
+            small = left > limit * self._size
+            if small and self._size < self._guards.window:
+                seen += f", in a catalogue of {self._size:,} products"
+            if counts[kind] >= _FEW and (small or counts[kind] > limit * self._guards.window):
+                findings.append(Finding(allow, seen, limit))
+        return findings
 
-    def _beyond(self, counts: Counter[str], kind: str) -> bool:
-        limit = getattr(self._guards, _ALLOWED_BY[kind])
-        # Of a small catalogue what is gone in the end: its few products may well come and go all day.
-        left = counts[kind] - (counts["n"] if kind == "d" else 0)
-        return bool(counts[kind] > limit * self._guards.window or left > limit * self._size)
+
+def _is_older(version: int | None, stored: Product) -> bool:
+    return version is not None and version < (stored.get("version") or -1)
 
 
 def _having(products: Iterable[Product], field: str) -> int:

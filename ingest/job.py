@@ -13,7 +13,7 @@ from pathlib import Path
 
 from opensearchpy import OpenSearch
 
-from indexer import aliases, jobs, mappings
+from indexer import aliases, jobs, mappings, terminal
 from indexer.bulk import BulkWriter, Outcome
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError
@@ -62,8 +62,9 @@ class Job:
         self._stop = stop or threading.Event()
         self._on_progress, self._lease_s = on_progress, lease_s
         self._pause = pausing(self._stop)
-        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
+        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause, tell=terminal.note)
         self._made = self._maker.made(settings.index)
+        self._ids: set[str] = set()  # what a first index should hold
 
     def run(self) -> Report:
         """Do it. Raises InputError or ClusterError; the report then tells how far it came.
@@ -110,6 +111,8 @@ class Job:
                     return report
             finally:
                 report.dead_letter = letters.written
+        if first and not first.resumed and not report.clean and not report.stopped:
+            first.give_up()
         if report.read and not report.clean and not report.stopped:
             raise InputError(
                 f"All {report.read} rows were rejected ({', '.join(report.reasons)}): look at {report.dead_letter}, "
@@ -119,7 +122,7 @@ class Job:
             guards.refuse_empty(report.read, str(self._catalogue.path))
         self._patience.call(lambda: self._client.indices.refresh(index=report.index))
         if first:
-            first.show()
+            first.show(self._ids, self._writer(report.index))
         return report
 
     def _fitting(self, live: aliases.Live) -> str:
@@ -140,7 +143,7 @@ class Job:
 
     def _ingest(self, index: str, letters: DeadLetters, lease: jobs.Lease, first: First | None) -> None:
         ingest = self._settings.ingest
-        writer = BulkWriter(self._client, index, max_bytes=ingest.bulk_bytes, patience=self._patience)
+        writer = self._writer(index)
         products = Products(
             self._catalogue,
             self.report,
@@ -151,11 +154,16 @@ class Job:
         entries = products.entries(letters)
         while batch := list(islice(entries, ingest.batch)):
             lease.check()
+            if first:
+                self._ids.update(entry.id for entry in batch)
             self._write(index, batch, writer, letters)
             self._on_progress("Ingest", self.report.read, products.total)
             self._pause(0)
             if first and lease.wanted:
                 raise StoppedError
+
+    def _writer(self, index: str) -> BulkWriter:
+        return BulkWriter(self._client, index, max_bytes=self._settings.ingest.bulk_bytes, patience=self._patience)
 
     def _write(self, index: str, batch: Sequence[Entry], writer: BulkWriter, letters: DeadLetters) -> None:
         report, left = self.report, list(batch)

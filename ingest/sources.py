@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexer.errors import ConfigError, InputError
-from indexer.lines import BrokenLine, read_lines
+from indexer.lines import BrokenLine, check_size, read_lines
 from indexer.settings import Bounds
 from ingest.schema import CatalogMapping, Format, check_columns, nearest, unused_columns
 
@@ -42,6 +42,8 @@ _FEW_ROWS = 100
 _MAX_COLUMNS = 10_000
 _CSV_FIELD = 2**31 - 1  # a row is bounded, and so are its fields
 _SHOWN = 1000
+_LARGE_COLUMN = 100_000_000  # bytes of a Parquet column that lie together
+_WIDEST = 4  # bytes of a character in UTF-8
 _BOUNDS = Bounds()
 _JSON_SAMPLE_ROWS = 1000
 
@@ -96,7 +98,7 @@ def _within(row: Row, limit: int) -> Row | Rejection:
     """A row whose fields are not too long."""
     for name, value in row.values.items():
         if isinstance(value, (str, bytes)) and len(value) > limit:
-            reason = f"the field has {len(value):,} characters; at most {limit:,} are read"
+            reason = f"too long: the field has {len(value):,} characters; at most {limit:,} are read"
             return Rejection(row.number, name, str(value[:_SHOWN]), reason)
     return row
 
@@ -350,22 +352,46 @@ def _parquet_rows(path: Path, bounds: Bounds) -> Iterator[Row | Rejection]:
     number = 0
     with _parquet(path) as file:
         texts = [each.name for each in file.schema_arrow if _is_text(each.type)]
+        groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+    check_size(path, sum(group.total_byte_size for group in groups), bounds)
     # A text that many rows share is held once, however long it is.
     with _parquet(path, texts) as file:
         try:
-            for batch in file.iter_batches(batch_size=_CHUNK_ROWS):
-                too_long = _too_long(batch, texts, bounds.field_characters)
-                rest = batch.filter(pa.array([at not in too_long for at in range(len(batch))]))
-                starts = range(0, len(rest), _FEW_ROWS)
-                values = (row for start in starts for row in rest.slice(start, _FEW_ROWS).to_pylist())
-                for at in range(len(batch)):
-                    number += 1
-                    if at in too_long:
-                        yield Rejection(number, *too_long[at])
-                    else:
-                        yield Row(number, next(values))
+            for at, group in enumerate(groups):
+                if reason := _too_much(group, bounds):
+                    yield from (Rejection(number + row, "", "", reason) for row in range(1, group.num_rows + 1))
+                    number += group.num_rows
+                    continue
+                for batch in file.iter_batches(batch_size=_CHUNK_ROWS, row_groups=[at]):
+                    yield from _batch_rows(batch, number, texts, bounds.field_characters)
+                    number += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} cannot be read after row {number}: {error}. Write it again.") from error
+
+
+def _too_much(group: pq.RowGroupMetaData, bounds: Bounds) -> str:
+    """Why no row of a group is read: one of its columns would fill the memory, and its values are too long on average.
+    Empty where the group can be read."""
+    for at in range(group.num_columns):
+        column = group.column(at)
+        size, limit = column.total_uncompressed_size, _WIDEST * bounds.field_characters * group.num_rows
+        if size > max(_LARGE_COLUMN, limit):
+            return (
+                f"too long: column {column.path_in_schema} has {size:,} bytes in {group.num_rows:,} rows that lie "
+                f"together; at most {bounds.field_characters:,} characters a field are read"
+            )
+    return ""
+
+
+def _batch_rows(batch: pa.RecordBatch, before: int, texts: Sequence[str], limit: int) -> Iterator[Row | Rejection]:
+    """The rows of a batch, of which `before` came before it."""
+    too_long = _too_long(batch, texts, limit)
+    rest = batch.filter(pa.array([at not in too_long for at in range(len(batch))]))
+    starts = range(0, len(rest), _FEW_ROWS)
+    values = (row for start in starts for row in rest.slice(start, _FEW_ROWS).to_pylist())
+    for at in range(len(batch)):
+        number = before + at + 1
+        yield Rejection(number, *too_long[at]) if at in too_long else Row(number, next(values))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -380,8 +406,15 @@ def _too_long(batch: pa.RecordBatch, texts: Sequence[str], limit: int) -> dict[i
         lengths = pc.binary_length(column.dictionary).to_pylist()
         for entry, length in enumerate(lengths):
             if length is not None and length > limit:
-                value = str(column.dictionary[entry].as_py()[:_SHOWN])
-                reason = f"the field has {length:,} bytes; at most {limit:,} characters are read"
+                value = _beginning(column.dictionary.slice(entry, 1))
+                reason = f"too long: the field has {length:,} bytes; at most {limit:,} characters are read"
                 rows = pc.indices_nonzero(pc.equal(column.indices, entry)).to_pylist()
                 found |= dict.fromkeys(rows, (name, value, reason))
     return found
+
+
+def _beginning(text: pa.Array) -> str:
+    """The first characters of one text or bytes, without a copy of all of it."""
+    kind = pa.large_binary() if pa.types.is_large_string(text.type) else pa.binary()
+    raw: bytes = pc.binary_slice(text.cast(kind), 0, _SHOWN)[0].as_py()
+    return raw.decode("utf-8", "replace")

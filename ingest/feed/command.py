@@ -21,13 +21,12 @@ from indexer.lines import TooLong, bounded, raw_lines
 from indexer.settings import Bounds
 from ingest.allowing import allowed, allowing
 from ingest.commands import STOPPED, shower, stoppable
-from ingest.feed.events import Event, parse
+from ingest.feed.events import Batch, parse
 from ingest.feed.job import Counts, Feed
 from ingest.report import DeadLetters
 from ingest.schema import CatalogMapping, Columns, load_mapping
-from ingest.sources import Rejection
 
-Batches = Iterator[list[Event | Rejection]]
+Batches = Iterator[Batch]
 _BOUNDS = Bounds()
 IDLE_S = 0.5  # a batch that is not full is applied when nothing has come for so long
 POLL_S = 1.0
@@ -124,6 +123,10 @@ def feed(
         sys.exit(STOPPED)
     if counts.failed:
         raise InputError(f"{counts.failed} changes could not be written; the reasons are in {counts.dead_letter}.")
+    if counts.read and counts.unreadable == counts.read:
+        raise InputError(
+            f"None of the {counts.read} lines is a change ({', '.join(counts.reasons)}): look at {counts.dead_letter}."
+        )
 
 
 def _check(source: Path, watch: bool) -> None:
@@ -138,7 +141,8 @@ def read(path: Path, mapping: CatalogMapping, size: int, stamp: bool, bounds: Bo
     """The events of a file, plain or gzip, `size` lines at a time."""
     numbered = enumerate(raw_lines(path, bounds), start=1)
     events = (parse(raw, line, mapping, stamp) for line, raw in numbered if isinstance(raw, TooLong) or raw.strip())
-    while batch := list(islice(events, size)):
+    while batch := Batch(islice(events, size)):
+        batch.source = str(path)
         yield batch
 
 
@@ -161,7 +165,7 @@ def streamed(
 
     threading.Thread(target=pump, name="feed", daemon=True).start()
     number, ended = 0, False
-    batch: list[Event | Rejection] = []
+    batch = Batch()
     while not ended and not stop.is_set():
         try:
             raw: bytes | TooLong[bytes] | None = lines.get(timeout=IDLE_S)
@@ -174,7 +178,7 @@ def streamed(
             batch.append(parse(raw, number, mapping, stamp))
         if batch and (not raw or len(batch) >= size):
             yield batch
-            batch = []
+            batch = Batch()
 
 
 def watched(

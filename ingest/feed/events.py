@@ -37,6 +37,13 @@ class Event:
     set: dict[str, Any] = field(default_factory=dict)
 
 
+class Batch(list[Event | Rejection]):
+    """Events that are applied together, in the order of their lines; `source` is the file that they come from, empty
+    where that is a stream."""
+
+    source = ""
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     op: Literal["upsert", "update", "delete"]
     version: Any = None

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from opensearchpy import OpenSearch
 
-from indexer import aliases, bulk, jobs, mappings, tombstones
+from indexer import aliases, bulk, jobs, mappings, terminal, tombstones
 from indexer.bulk import BulkWriter, Document, Outcome
 from indexer.errors import ClusterError, UsageError
 from indexer.patience import Patience
@@ -47,6 +47,7 @@ class Counts:
     upserts: int = 0
     updates: int = 0
     deletes: int = 0
+    unreadable: int = 0  # of those rejected
     seconds: float = 0.0
     last_version: int | None = None
     stopped: bool = False
@@ -79,9 +80,9 @@ class Feed:
         self._maker = Maker(encoder, tokens, second)
         self._on_progress, self._lease_s = on_progress, lease_s
         self._pause = pausing(stop or threading.Event())
-        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
+        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause, tell=terminal.note)
         # Of its own: what is read between two attempts must not pass for the end of a write block.
-        self._block = Patience(settings.ingest.patience_s, sleep=self._pause)
+        self._block = Patience(settings.ingest.patience_s, sleep=self._pause, tell=terminal.note)
 
     def run(self, batches: Iterable[Sequence[Event | Rejection]]) -> Counts:
         """Apply batches in their order until they end or `stop` is set. Raises UsageError, ClusterError."""
@@ -123,37 +124,49 @@ class Feed:
         lease.change(lambda record: record.source.update(window=kinds))
         self._remembered = self.counts.read
 
-    def _guard(self, there: There, products: Mapping[str, Product]) -> None:
+    def _guard(self, there: There, products: Mapping[str, Product], source: str) -> None:
         for key, product in products.items():
             after = None if product.entry is None else product.entry.product
             for _, verdict in product.verdicts:
                 if verdict == "counts":
                     self._window.see(there.held(key), after)
-        what = f"Stopped before line {min(event.line for each in products.values() for event, _ in each.verdicts):,}"
-        guards.refuse(self._window.findings(), self._allow, what, f"shelfrank feed --index {self._name} …")
+        line = min(event.line for each in products.values() for event, _ in each.verdicts)
+        what = f"Stopped before line {line:,}{f' of {source}' if source else ''}"
+        command = f"shelfrank feed {source or '…'} --index {self._name}"
+        guards.refuse(self._window.findings(), self._allow, what, command)
 
     def _batch(self, batch: Sequence[Event | Rejection]) -> None:
+        seen = self._window.kinds()
+        try:
+            self._apply(batch)
+        except BaseException:
+            # What was not applied is no part of what the shop has seen, however often it is tried.
+            self._window.go_back(seen)
+            raise
+
+    def _apply(self, batch: Sequence[Event | Rejection]) -> None:
         self.counts.read += len(batch)
         left: dict[str, list[Event]] = {}
         for each in batch:
             if isinstance(each, Rejection):
+                self.counts.unreadable += 1
                 self._reject(each)
             else:
                 left.setdefault(each.id, []).append(each)
                 self.counts.last_version = max(each.version, self.counts.last_version or 0)
-        first = True
+        source: str | None = getattr(batch, "source", "")
         while left:
-            left, first = self._attempt(left, first), False
+            left, source = self._attempt(left, source), None
 
-    def _attempt(self, events: dict[str, list[Event]], first: bool) -> dict[str, list[Event]]:
+    def _attempt(self, events: dict[str, list[Event]], source: str | None) -> dict[str, list[Event]]:
         """Settle and write; returns the events of products that somebody else wrote meanwhile."""
         live = self._live()
         there = self._look(live.index, events)
         products = {key: self._product(there, key) for key in sorted(events)}
         for key, product in products.items():
             product.apply(events[key])
-        if first:
-            self._guard(there, products)
+        if source is not None:  # judged once, however often it is tried
+            self._guard(there, products, source)
         changed = {key for key, product in products.items() if any(said == "counts" for _, said in product.verdicts)}
         # First the tombstones: whoever stops here has deleted nothing that an older message could bring back.
         graves = {key: products[key].deleted for key in changed if products[key].entry is None}
@@ -184,13 +197,21 @@ class Feed:
                 else:
                     self._count(event, verdict)
         if outcome.blocked:
-            self._block.wait(
-                f"{live.index} takes no writes: a switch to a new index is under way, or was left in the middle (see "
-                f"`shelfrank reindex status {self._name}`)"
-            )
+            self._wait_for_writes()
         elif documents:
             self._block.succeeded()
         return {key: events[key] for key in again}
+
+    def _wait_for_writes(self) -> None:
+        """Wait until the live index, perhaps another one by then, takes writes; nothing is made in vain meanwhile."""
+        index, blocked = self._live().index, True
+        while blocked:
+            self._block.wait(
+                f"{index} takes no writes: a switch to a new index is under way, or was left in the middle (see "
+                f"`shelfrank reindex status {self._name}`)"
+            )
+            index = self._live().index
+            blocked = aliases.blocked(self._client, index)
 
     def _live(self) -> aliases.Live:
         live = aliases.live(self._client, self._name)

@@ -282,6 +282,8 @@ def _sentence(shown: operations.Status) -> str:
     record = shown.record
     live = f"{record.catalogue}: {shown.live or 'no index'} is live"
     parts = [f"{live}, {shown.documents:,} products." if shown.documents is not None else f"{live}."]
+    if shown.blocked:
+        parts.append("It takes no writes: a switch or a rollback has it, or was left in the middle.")
     if record.phase == "ingest" and not shown.live:
         state = "running" if shown.running else "unfinished"
         parts.append(f"Its first ingest is {state}: {record.target} is not seen before it is whole.")
@@ -300,6 +302,8 @@ def _sentence(shown: operations.Status) -> str:
             )
         else:
             parts.append(f"Go on: shelfrank reindex resume {record.catalogue}")
+    elif shown.blocked and not shown.running:
+        parts.append(f"Give the command again that was left (`shelfrank reindex rollback {record.catalogue}`, say).")
     elif record.phase == "refused":
         failed = "; ".join(f"{check['name']}: {check['seen']}" for check in record.checks if not check["ok"])
         parts.append(f"The last reindex was refused: {failed}.")

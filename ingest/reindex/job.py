@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 from opensearchpy import OpenSearch
 
-from indexer import aliases, bulk, changes, jobs, mappings, tombstones
+from indexer import aliases, bulk, changes, jobs, mappings, terminal, tombstones
 from indexer.bulk import BulkWriter, Outcome
 from indexer.client import capabilities
 from indexer.errors import ClusterError, InputError, UsageError, WorkerError
@@ -34,7 +34,7 @@ from ingest import guards
 from ingest.documents import Encoder, Entry, Maker, Stream, Tokens, stored_entry
 from ingest.products import StoppedError, pausing
 from ingest.reindex.origins import Origin, Progress
-from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_again, remove, undo
+from ingest.reindex.steps import drop_strays, end_cancelled, follow_deletions, keep, open_again, undo
 from ingest.reindex.verify import Check, Examination, Judged
 from ingest.report import DeadLetters, Report
 from ingest.sample import Sample
@@ -87,7 +87,7 @@ class Reindex:
         self._stream = stream or self._maker.stream
         self._stop, self._on_progress, self._lease_s = stop or threading.Event(), on_progress, lease_s
         self._pause = pausing(self._stop)
-        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause)
+        self._patience = Patience(settings.ingest.patience_s, sleep=self._pause, tell=terminal.note)
         self._board = jobs.Board(client, settings.ingest.patience_s)
         self._ids: set[str] = set()  # what the new index should hold; only where the origin is no index
         self._touched: set[str] = set()  # written by a catch-up: newer than what the origin said
@@ -403,17 +403,7 @@ class Reindex:
             )
         else:
             wanted = iter(sorted(self._ids))
-        there = changes.ids(self._client, record.target, self._patience)
-        strays = [name for side, name in changes.differences(wanted, there) if side == "right"]
-        for at in range(0, len(strays), changes.PAGE):
-            remove(
-                self._client,
-                record.target,
-                strays[at : at + changes.PAGE],
-                self._writer(record.target),
-                self._patience,
-            )
-        self._refresh(record.target)
+        drop_strays(self._client, record.target, wanted, self._writer(record.target), self._patience)
 
     def _end(self, lease: jobs.Lease) -> None:
         def ended(record: jobs.Record) -> None:

@@ -18,7 +18,8 @@ from ingest.reindex.steps import end_cancelled, follow_deletions, keep, open_aga
 
 
 class Status(msgspec.Struct):
-    """A catalogue's job as an operator sees it. `running` says that some process holds it at this moment."""
+    """A catalogue's job as an operator sees it. `running`: some process holds it at this moment; `blocked`: the live
+    index takes no writes."""
 
     record: jobs.Record
     running: bool
@@ -26,6 +27,7 @@ class Status(msgspec.Struct):
     documents: int | None
     kept: list[str]
     leftovers: list[str]
+    blocked: bool = False
 
 
 def status(client: OpenSearch, name: str) -> Status:
@@ -43,6 +45,7 @@ def status(client: OpenSearch, name: str) -> Status:
         documents,
         kept,
         sorted(there - set(kept) - open_target),
+        live is not None and aliases.blocked(client, live.index),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError
@@ -58,6 +58,16 @@ def keep(record: jobs.Record, index: str, after: changes.Marks, gone: changes.Ma
     record.history = [kept for kept in record.history if kept.index != index]
     if index:
         record.history.append(jobs.Kept(index, time.time(), after, gone))
+
+
+def drop_strays(client: OpenSearch, index: str, wanted: Iterator[str], writer: BulkWriter, patience: Patience) -> int:
+    """Remove from an index, refreshed, whatever is not `wanted` (ids in their order); returns how many that were."""
+    there = changes.ids(client, index, patience)
+    strays = [name for side, name in changes.differences(wanted, there) if side == "right"]
+    for at in range(0, len(strays), changes.PAGE):
+        remove(client, index, strays[at : at + changes.PAGE], writer, patience)
+    patience.call(lambda: client.indices.refresh(index=index))
+    return len(strays)
 
 
 def open_again(client: OpenSearch, index: str) -> None:

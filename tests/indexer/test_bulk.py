@@ -179,6 +179,21 @@ def test_every_success_starts_patience_afresh() -> None:
     assert outcome.written == ["b", "c"]
 
 
+def test_what_is_waited_for_is_told_once_and_not_at_once() -> None:
+    told: list[str] = []
+    sleeps = Sleeps()
+    patience = Patience(60.0, seed=1, sleep=sleeps, clock=sleeps.clock, tell=told.append)
+    while sum(sleeps) < 3.0:
+        patience.wait("busy")
+        assert told == []
+    for _ in range(3):
+        patience.wait("busy")
+    assert told == ["Waiting, for 60 s at most: busy."]
+    patience.succeeded()
+    patience.wait("busy")
+    assert len(told) == 1
+
+
 def test_waits_grow_are_jittered_and_capped() -> None:
     sleeps = Sleeps()
     patience = Patience(1e9, base_s=1.0, cap_s=8.0, seed=3, sleep=sleeps, clock=lambda: 0.0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import resource
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,7 +65,7 @@ def test_a_field_that_is_too_long_is_named(tmp_path: Path) -> None:
     path = tmp_path / "shop.csv"
     path.write_text(f'id,title\na,A\nb,"{LONG[:200]}"\nc,C\n')
     found = rows(path)
-    assert seen(found) == ["a", "the field has 200 characters; at most 100 are read", "c"]
+    assert seen(found) == ["a", "too long: the field has 200 characters; at most 100 are read", "c"]
     assert isinstance(found[1], Rejection)
     assert found[1].field == "title"
 
@@ -73,11 +75,29 @@ def test_a_text_of_parquet_that_is_too_long_is_named(tmp_path: Path) -> None:
     ids = [str(number) for number in range(5000)]
     titles = [LONG if number % 100 == 7 else f"T {number}" for number in range(5000)]
     pq.write_table(pa.table({"id": ids, "title": titles}), path)
-    found = rows(path)
+    found = rows(path, msgspec.structs.replace(SMALL, unpacked_bytes=500_000))
     refused = [each for each in found if isinstance(each, Rejection)]
     assert [each.row for each in refused] == [number + 1 for number in range(5000) if number % 100 == 7]
     assert {each.field for each in refused} == {"title"}
     assert [each.values["id"] for each in found if isinstance(each, Row)] == [i for i in ids if int(i) % 100 != 7]
+
+
+def test_rows_of_parquet_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "shop.parquet"
+    schema = pa.schema({"id": pa.string(), "title": pa.string()})
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        for ids, title in ((["a", "b"], "A"), (["c"], "y" * 120_000_000), (["d"], "D")):
+            writer.write_table(pa.table({"id": ids, "title": [title] * len(ids)}, schema))
+    assert path.stat().st_size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = rows(path, Bounds())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
+    assert [each.values["id"] for each in found if isinstance(each, Row)] == ["a", "b", "d"]
+    [refused] = [each for each in found if isinstance(each, Rejection)]
+    assert refused.row == 3
+    assert "column title has 120,000," in refused.reason
+    with pytest.raises(InputError, match=r"unpacks to more than 1,000,000 bytes.*bounds.unpacked_bytes"):
+        rows(path, Bounds(unpacked_bytes=1_000_000))
 
 
 def test_a_file_that_unpacks_to_too_much_ends_there(tmp_path: Path) -> None:
@@ -108,8 +128,8 @@ def test_lines_are_those_of_the_file_up_to_the_bound(tmp_path: Path) -> None:
     found = list(read_lines(path, "utf-8", SMALL))
     assert [each if isinstance(each, str) else each.reason for each in found] == [
         "a" * 999 + "\n",
-        "the line has 1,001 bytes; at most 1,000 are read",
-        "the line has 1,001 bytes; at most 1,000 are read",
+        "too long: the line has 1,001 bytes; at most 1,000 are read",
+        "too long: the line has 1,001 bytes; at most 1,000 are read",
         "end",
     ]
 

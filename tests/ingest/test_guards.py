@@ -45,7 +45,7 @@ def test_a_small_shop_has_the_same_rule(live: int, new: int, stops: bool) -> Non
 def test_products_that_lose_a_field_are_told_with_the_figures(field: str) -> None:
     without = {name: value for name, value in LAMP.items() if name != field}
     [found] = missing([LAMP] * 100, [LAMP] * 50 + [without] * 50, GUARDS)
-    assert found == Finding("missing", f"50 % of the products would have {FIELDS[field]}, where 100 % do")
+    assert found == Finding("missing", f"50 % of the products would have {FIELDS[field]}, where 100 % do", 0.2)
     assert missing([LAMP] * 100, [LAMP] * 81 + [without] * 19, GUARDS) == []
     assert missing([without] * 100, [LAMP] * 100, GUARDS) == []
     assert missing([LAMP] * 12, [LAMP] * 6 + [without] * 6, GUARDS) == []  # too few to be a kind of fault
@@ -76,8 +76,8 @@ def test_cents_for_dollars_stop_and_a_sale_does_not() -> None:
 
 
 def test_what_is_not_allowed_is_refused_by_name() -> None:
-    findings = [Finding("fewer", "1 where 3"), Finding("prices", "90 %")]
-    with pytest.raises(GuardError, match=r"1 where 3 \(guards.fewer\); 90 % .*--allow-fewer --allow-prices"):
+    findings = [Finding("fewer", "1 where 3", 0.2), Finding("prices", "90 %", 0.3)]
+    with pytest.raises(GuardError, match=r"1 where 3 \(guards.fewer is 0.2\); 90 % .*--allow-fewer --allow-prices"):
         refuse(findings, (), "Stopped", "shelfrank x")
     with pytest.raises(GuardError, match=r"`shelfrank x --allow-prices`"):
         refuse(findings, {"fewer"}, "Stopped", "shelfrank x")

@@ -12,6 +12,7 @@ from opensearchpy import OpenSearch
 from indexer import aliases, jobs, settings
 from indexer.errors import ClusterError
 from indexer.settings import Cluster, Settings
+from ingest.reindex import operations
 from reranker.search import Searcher
 from tests.integration import earlier
 from tests.integration.clearing import remove
@@ -93,7 +94,12 @@ def test_what_an_earlier_version_left_goes_on(shop: Shop, node: str, name: str) 
 def test_what_can_only_be_gone_on_with_says_so(shop: Shop) -> None:
     earlier.replay(shop.client, "reindex-died-in-switch")
     with pytest.raises(ClusterError, match="left in the middle"):
-        Shop(shop.client, shop.folder, NAME, patience_s=1.0).feed([{"op": "delete", "version": 51, "id": "0"}])
+        Shop(shop.client, shop.folder, NAME, patience_s=2.0).feed(
+            [{"op": "upsert", "version": 51, "product": {"id": "0", "title": "Another", "price": 1}}]
+        )
+    assert operations.status(shop.client, NAME).blocked
+    shop.reindex(StandIn("stand-in-2"))
+    assert not operations.status(shop.client, NAME).blocked
 
 
 def test_its_settings_are_read() -> None:

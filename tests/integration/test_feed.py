@@ -25,6 +25,9 @@ from ingest.reindex.origins import FromStored
 from ingest.report import DeadLetters
 from ingest.schema import load_mapping
 from ingest.sources import open_catalogue
+from reranker.encoder import Encoder
+from reranker.scoring import CrossEncoder
+from tests.commands import run
 from tests.integration.clearing import remove
 from tests.integration.standin import StandIn
 from tests.waiting import until
@@ -279,3 +282,32 @@ def test_a_feed_that_runs_through_a_switch_loses_nothing(shop: OpenSearch, tmp_p
         hit["_id"]: {key: hit["_source"][key] for key in ("title", "stock") if key in hit["_source"]} for hit in hits
     }
     assert found == expected
+
+
+@pytest.mark.node
+def test_what_waits_for_a_write_block_is_not_embedded_again_and_again(shop: OpenSearch, tmp_path: Path) -> None:
+    shop.indices.put_settings(index=NAME, body={"index.blocks.write": True})
+    models = StandIn()
+    opening = threading.Timer(2.0, lambda: shop.indices.put_settings(index=NAME, body={"index.blocks.write": None}))
+    opening.start()
+    counts = feed(
+        shop, tmp_path, [{"op": "upsert", "version": 1, "product": {"id": "p1", "title": "Fresh", "price": 1}}], models
+    )
+    opening.join()
+    assert counts.applied == 1
+    assert models.embedded == ["p1", "p1"]  # before the block was met, and when it was gone
+
+
+@pytest.mark.node
+def test_a_file_without_a_single_change_is_an_error(
+    shop: OpenSearch, node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = StandIn()
+    for kind in (Encoder, CrossEncoder):
+        monkeypatch.setattr(kind, "load", classmethod(lambda *_: models))
+    (tmp_path / "broken.jsonl").write_text("{broken\n[]\n", "utf-8")
+    done = run("feed", "broken.jsonl", "--index", NAME, folder=tmp_path, OPENSEARCH_URL=node)
+    assert done.returncode == 1
+    assert "None of the 2 lines is a change" in " ".join(done.stderr.split())
+    (tmp_path / "late.jsonl").write_text('{"op":"update","version":1,"id":"unknown","set":{"price":1}}\n', "utf-8")
+    assert run("feed", "late.jsonl", "--index", NAME, folder=tmp_path, OPENSEARCH_URL=node).returncode == 0

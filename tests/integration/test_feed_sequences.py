@@ -219,7 +219,8 @@ class Catalogue(RuleBasedStateMachine):
             ingesting = beside.submit(self._ingest, rows)
             self._feed(events)
             ingesting.result()
-        self.model.feed([*events, *upserts])
+        self.model.feed(events)
+        self.model.file(rows)
 
     @rule(death=deaths)
     def reindex(self, death: tuple[int, bool] | None) -> None:
@@ -306,7 +307,7 @@ class Catalogue(RuleBasedStateMachine):
 def test_drawn_sequences_leave_what_the_rules_say(client: OpenSearch) -> None:
     machine = type("Drawn", (Catalogue,), {"client": client})
     chosen = settings(
-        max_examples=200 if LONG else 7,
+        max_examples=60 if LONG else 7,
         stateful_step_count=40 if LONG else 10,
         deadline=None,
         database=None,

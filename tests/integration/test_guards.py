@@ -45,14 +45,14 @@ class Shop:
         self.mapping = folder / "shop.toml"
         self.mapping.write_text(MAPPING)
 
-    def file(self, rows: list[str]) -> Path:
+    def file(self, rows: list[str], header: str = HEADER) -> Path:
         path = self.folder / "shop.csv"
-        path.write_text("\n".join([HEADER, *rows, ""]), "utf-8")
+        path.write_text("\n".join([header, *rows, ""]), "utf-8")
         return path
 
-    def ingest(self, rows: list[str], *allow: str) -> None:
+    def ingest(self, rows: list[str], *allow: str, header: str = HEADER) -> None:
         models, options = StandIn(), IngestOptions(NAME, self.folder / "x.jsonl", allow=frozenset(allow))
-        catalogue = open_catalogue(self.file(rows), load_mapping(str(self.mapping)))
+        catalogue = open_catalogue(self.file(rows, header), load_mapping(str(self.mapping)))
         Job(self.client, catalogue, models, models, SETTINGS, options).run()
 
     def reindex(self, rows: list[str], *allow: str, resume: bool = False) -> None:
@@ -60,12 +60,12 @@ class Shop:
         job = Reindex(self.client, FromFile(self.file(rows), str(self.mapping)), models, models, SETTINGS, options)
         job.resume() if resume else job.start()
 
-    def feed(self, events: list[dict[str, Any]], *allow: str) -> Counts:
+    def feed(self, events: list[dict[str, Any]], *allow: str, at_once: int = 10) -> Counts:
         models, path = StandIn(), self.folder / "feed.jsonl"
         path.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
         with DeadLetters(self.folder / "z.jsonl") as letters:
             job = Feed(self.client, NAME, models, models, SETTINGS, letters, allow=frozenset(allow))
-            return job.run(read(path, PLAIN, 10, False))
+            return job.run(read(path, PLAIN, at_once, False))
 
     def live(self) -> str:
         found = aliases.live(self.client, NAME)
@@ -96,6 +96,39 @@ def test_an_empty_file_never_goes_live(shop: Shop) -> None:
     assert (shop.live(), shop.count()) == (before, COUNT)
 
 
+def deletions(count: int, first: int = 0) -> list[dict[str, Any]]:
+    return [{"op": "delete", "version": 100 + at, "id": f"p{at}"} for at in range(first, first + count)]
+
+
+@pytest.mark.node
+def test_a_feed_that_was_stopped_has_done_nothing_however_often_it_is_tried(shop: Shop) -> None:
+    for _ in range(3):
+        with pytest.raises(GuardError, match="20 of the last 20 events delete a product, in a catalogue of 40"):
+            shop.feed(deletions(20), at_once=50)
+    assert shop.count() == COUNT
+    stocks = [{"op": "update", "version": 200 + at, "id": f"p{at}", "set": {"stock": 1}} for at in range(5)]
+    assert shop.feed(stocks).applied == 5  # somebody has mended the file
+    assert shop.feed(deletions(12)).deletes == 12
+    with pytest.raises(GuardError, match="20 of the last"):  # of which 12 were applied
+        shop.feed(deletions(8, first=12))
+
+
+@pytest.mark.node
+def test_the_file_is_named_and_the_command_that_takes_it_alone(shop: Shop) -> None:
+    with pytest.raises(GuardError, match=r"before line 1 of \S+feed.jsonl.*`shelfrank feed \S+feed.jsonl --index"):
+        shop.feed(deletions(20), at_once=50)
+
+
+@pytest.mark.node
+def test_rows_that_are_older_than_what_is_stored_stop_no_ingest(shop: Shop) -> None:
+    shop.mapping.write_text(MAPPING + 'version = "version"\n')
+    header = f"{HEADER},version"
+    shop.ingest([f"{line},5" for line in lines()], header=header)
+    shop.ingest([f"{line},3" for line in lines(price=1000)], header=header)
+    with pytest.raises(GuardError, match="factor of 2 or more"):
+        shop.ingest([f"{line},6" for line in lines(price=1000)], header=header)
+
+
 @pytest.mark.node
 def test_a_first_ingest_of_an_empty_file_makes_no_catalogue(client: OpenSearch, tmp_path: Path) -> None:
     remove(client, NAME)
@@ -103,6 +136,8 @@ def test_a_first_ingest_of_an_empty_file_makes_no_catalogue(client: OpenSearch, 
     with pytest.raises(InputError):
         shop.ingest([])
     assert aliases.live(client, NAME) is None
+    assert not jobs.Board(client).read(NAME).is_open
+    assert aliases.leftovers(client, NAME) == []
     shop.ingest(lines(3))
     assert shop.count() == 3
     remove(client, NAME)
@@ -127,7 +162,7 @@ def test_a_reindex_stops_before_the_switch_and_goes_on_by_name(
     shop: Shop, rows: list[str], allow: str, seen: str
 ) -> None:
     before = shop.live()
-    with pytest.raises(GuardError, match=rf"{seen} \(guards.{allow}\).*resume {NAME} --allow-{allow}"):
+    with pytest.raises(GuardError, match=rf"{seen} \(guards.{allow} is 0.2\).*resume {NAME} --allow-{allow}"):
         shop.reindex(rows)
     assert (shop.live(), shop.count()) == (before, COUNT)
     record = jobs.Board(shop.client).read(NAME)

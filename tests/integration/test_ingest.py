@@ -344,6 +344,18 @@ def test_a_first_ingest_is_paused_and_cancelled_from_elsewhere(empty: OpenSearch
 
 
 @pytest.mark.node
+def test_a_first_ingest_that_goes_on_with_another_file_holds_that_file_alone(empty: OpenSearch, tmp_path: Path) -> None:
+    stop = threading.Event()
+    report = run(empty, numbered(tmp_path, 300), StandIn(), stop=stop, on_progress=lambda *_: stop.set())
+    assert report.stopped
+    assert report.written > 0
+    other = csv(tmp_path, *(f"other{at},Desk {at},Acme,Desks,5" for at in range(40)))
+    assert not run(empty, other, StandIn()).stopped
+    hits = empty.search(index=NAME, body={"size": 1000, "_source": False})["hits"]["hits"]
+    assert {hit["_id"] for hit in hits} == {f"other{at}" for at in range(40)}
+
+
+@pytest.mark.node
 def test_cancel_from_a_machine_whose_clock_is_ahead_asks_the_process_that_works(
     empty: OpenSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

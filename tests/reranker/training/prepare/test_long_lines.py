@@ -43,7 +43,7 @@ def test_a_line_of_any_length_is_told_and_takes_little(tmp_path: Path, what: str
     path = packed(tmp_path / name)
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=r"line 2: the line has 60,000,000 bytes"):
+        with pytest.raises(InputError, match=r"line 2: too long: the line has 60,000,000 bytes"):
             read(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -22,6 +22,7 @@ from indexer import node as nodes
 from indexer.errors import UsageError
 from indexer.patience import Patience
 from indexer.settings import Node, Settings
+from ingest.reindex import operations
 from tests.integration.clearing import remove
 from tests.integration.faults import start_again
 from tests.integration.lamps import EVENTS, LAMPS, NEWER, Shop, State
@@ -155,6 +156,30 @@ def restart(node: Node) -> None:
     status = nodes.status(node)
     os.kill(status.pid, signal.SIGKILL)
     start_again(node, status.port)
+
+
+@pytest.mark.node
+def test_a_rollback_that_died_before_the_alias_moved_is_given_again(shop: Shop) -> None:
+    after_reindex(shop)
+    perform, moves = shop.client.transport.perform_request, []
+
+    def dying(method: str, url: str, *given: Any, **named: Any) -> Any:
+        if url == "/_aliases" or moves:
+            moves.append(url)
+            raise DiedError
+        return perform(method, url, *given, **named)
+
+    shop.client.transport.perform_request = dying  # type: ignore[method-assign]
+    try:
+        with pytest.raises(DiedError):
+            shop.rollback("stand-in-1")
+    finally:
+        shop.client.transport.perform_request = perform  # type: ignore[method-assign]
+    assert operations.status(shop.client, NAME).blocked
+    shop.rollback("stand-in-1")
+    assert not operations.status(shop.client, NAME).blocked
+    assert {each["vector_bundle"] for each in shop.state()["documents"].values()} == {"stand-in-1"}
+    writable(shop)
 
 
 @pytest.mark.node

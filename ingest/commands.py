@@ -140,7 +140,7 @@ def publish(report: Report, file: Path | None, as_json: bool, further: Mapping[s
             raise InputError(f"The report {file} cannot be written: {error.strerror}. Give another path.") from error
     if as_json:
         terminal.emit_json(summary)
-    else:
+    elif report.read or not report.error:  # what was refused before it began has nothing to show
         for table in report.tables():
             terminal.err.print(table)
     for warning in report.warnings:

@@ -250,7 +250,7 @@ class Feed:
         documents: list[Document] = []
         for key, entry in entries.items():
             entry.seen = there.condition(key)
-            if (fields := self._part(entry, products[key])) is not None:
+            if (fields := self._part(entry, products[key], there.held(key).get("offer") or {})) is not None:
                 documents.append(Document(key, msgspec.json.encode(fields), "update", entry.seen))
             else:
                 whole.append(entry)
@@ -260,8 +260,9 @@ class Feed:
             documents += maker.documents(whole)
         return documents
 
-    def _part(self, entry: Entry, product: Product) -> dict[str, Any] | None:
-        """The fields of a document that changed, where vector and token ids stay as they are; else None."""
+    def _part(self, entry: Entry, product: Product, offer: Mapping[str, int]) -> dict[str, Any] | None:
+        """The fields of a document that changed, where vector and token ids stay as they are; else None. What is not
+        named stays, so `offer`, which the document holds, must not lose anything."""
         if not entry.seen or not entry.made:
             return None
         events = [event for event, verdict in product.verdicts if verdict == "counts"]
@@ -272,8 +273,8 @@ class Feed:
                 return None  # a part of a document can be set but not taken away
             return {**{key: entry.product[key] for key in touched}, "offer": entry.offer, "content_hash": digest}
         # An upsert of what is there already brings nothing but its version.
-        same = digest == entry.made["content_hash"]
-        return {"version": entry.version, "offer": entry.offer} if same else None
+        same = digest == entry.made["content_hash"] and entry.offer == offer
+        return {"version": entry.version} if same else None
 
     def _count(self, event: Event, verdict: str) -> None:
         counts = self.counts

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import zlib
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from indexer.errors import InputError
-from reranker.serving import page_files
+from reranker.serving import bodies, page_files
 from reranker.serving.access import KEY_HEADER, DeniedError, check
 from reranker.serving.gateway import Caller, Gateway
-from reranker.serving.guard import TooLargeError
 from reranker.serving.passing import Answer, decoded, passes
 
 router = APIRouter()
 
 CATCH_ALL = "/{path:path}"
 PATHS = (CATCH_ALL, "/{index}/_search", "/{index}/_msearch")
-# OpenSearch 3.6 parses nested queries by recursion: some 1,300 levels overflow its stack, and the node is gone.
-MAX_NESTING = 200
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NO_BRACKET = re.compile(rb"[^\[\]{}]+")
-# Far more than who packs a body as it comes has; each costs the event loop some 20 microseconds.
-_MAX_MEMBERS = 1000
-_PIECE_BYTES = 2**16
 _METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD"]
-_JSON = ("", "application/json", "application/x-ndjson")
+# What is longer is looked at beside the event loop.
+_LONG_BYTES = 200_000
 
 
 _SEARCH = {
@@ -82,32 +74,22 @@ async def cluster(request: Request) -> Response:
             f"The gateway does not pass {request.method} {path} on: serve.forward is {settings.forward}. Send it to "
             "the cluster itself, or let the operator allow it.",
         )
+    query = request.scope["query_string"].decode("latin-1")
+    content_type = request.headers.get("content-type", "")
     body = await _body(request, settings.max_body_bytes)
-    if nests_deeper(body, MAX_NESTING):
-        raise InputError(f"The body nests deeper than {MAX_NESTING} levels, which can end an OpenSearch node.")
+    if len(body) + len(query) > _LONG_BYTES:
+        await asyncio.to_thread(bodies.check, body, content_type, query)
+    else:
+        bodies.check(body, content_type, query)
     gateway: Gateway = request.app.state.gateway
     parts = path.split("/")[1:]
-    query = request.scope["query_string"].decode("latin-1")
-    is_json = request.headers.get("content-type", "").partition(";")[0].strip().lower() in _JSON
-    if parts[-1] in ("_search", "_msearch") and len(parts) <= 2 and is_json and request.method in ("GET", "POST"):
+    if parts[-1] in ("_search", "_msearch") and len(parts) <= 2 and request.method in ("GET", "POST"):
         index = parts[0] if len(parts) == 2 else ""
         answering = gateway.search if parts[-1] == "_search" else gateway.msearch
         answer = await answering(request.method, raw_path, index, query, body, caller)
     else:
         answer = await gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
     return _response(answer)
-
-
-def nests_deeper(body: bytes, most: int) -> bool:
-    """Whether brackets outside of strings nest deeper than `most`; a string without an end counts as outside."""
-    if body.count(b"{") + body.count(b"[") <= most:
-        return False
-    depth = 0
-    for bracket in _NO_BRACKET.sub(b"", _STRING.sub(b"", body)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > most:
-            return True
-    return False
 
 
 def _caller(request: Request) -> Caller:
@@ -124,35 +106,10 @@ def _caller(request: Request) -> Caller:
 
 async def _body(request: Request, limit: int) -> bytes:
     """The body, unpacked where it is gzipped. Raises TooLargeError and InputError."""
-    body = await request.body()
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding == "identity":
-        return body
-    if encoding != "gzip":
-        raise InputError(f"The body has the encoding {encoding}; gzip is understood, or none.")
-    return unpacked(body, limit)
-
-
-def unpacked(body: bytes, limit: int) -> bytes:
-    """What a gzip body holds, all members of it. Raises TooLargeError where that is more than `limit` bytes, InputError
-    where it is damaged, cut off, or of more members than a client has reason to send."""
-    rest, plain = memoryview(body), bytearray()
-    for _ in range(_MAX_MEMBERS):
-        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        while rest and not unpacker.eof:
-            piece = rest[:_PIECE_BYTES]
-            try:
-                plain += unpacker.decompress(piece, limit + 1 - len(plain))
-            except zlib.error as error:
-                raise InputError(f"The body is not gzip: {error}.") from error
-            if len(plain) > limit:
-                raise TooLargeError(limit)
-            rest = rest[len(piece) - len(unpacker.unused_data) :]
-        if not unpacker.eof and body:
-            raise InputError("The body is gzip that was cut off before its end.")
-        if not bytes(rest).strip(b"\0"):  # padding, which gzip allows
-            return bytes(plain)
-    raise InputError(f"The body is gzip of more than {_MAX_MEMBERS} members. Compress it as one.")
+    packed, encoding = await request.body(), request.headers.get("content-encoding", "identity").lower()
+    if len(packed) > _LONG_BYTES:
+        return await asyncio.to_thread(bodies.unpacked, packed, encoding, limit)
+    return bodies.unpacked(packed, encoding, limit)
 
 
 def _response(answer: Answer) -> Response:

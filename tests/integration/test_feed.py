@@ -299,6 +299,27 @@ def test_what_waits_for_a_write_block_is_not_embedded_again_and_again(shop: Open
 
 
 @pytest.mark.node
+def test_an_upsert_of_what_is_there_brings_its_version_and_takes_older_offers_away(
+    shop: OpenSearch, tmp_path: Path
+) -> None:
+    def stored() -> dict[str, Any]:
+        shop.indices.refresh(index=NAME)
+        found = shop.get(index=NAME, id="p1")["_source"]
+        return {key: found.get(key) for key in ("title", "price", "version", "offer")}
+
+    lamp = {"id": "p1", "title": "Lamp", "price": 7}
+    feed(shop, tmp_path, [{"op": "upsert", "version": 1, "product": lamp}])
+    feed(shop, tmp_path, [{"op": "upsert", "version": 2, "product": lamp}])
+    assert stored() == {"title": "Lamp", "price": 7.0, "version": 2, "offer": None}
+    feed(shop, tmp_path, [update(3, "p1", price=7)])
+    assert stored()["offer"] == {"price": 3}
+    models = StandIn()
+    feed(shop, tmp_path, [{"op": "upsert", "version": 4, "product": lamp}], models)
+    assert stored() == {"title": "Lamp", "price": 7.0, "version": 4, "offer": None}
+    assert models.embedded == []
+
+
+@pytest.mark.node
 def test_a_file_without_a_single_change_is_an_error(
     shop: OpenSearch, node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

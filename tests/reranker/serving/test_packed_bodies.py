@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from reranker.serving.gateway_api import unpacked
+from reranker.serving.bodies import gunzipped
 from reranker.serving.guard import TooLargeError
 from tests.reranker.serving.service import Running
 
@@ -21,7 +21,7 @@ PARTS = st.lists(st.binary(max_size=300), min_size=1, max_size=8)
 @given(PARTS, st.integers(0, 9), st.integers(0, 600))
 def test_members_are_one_body(parts: list[bytes], level: int, padding: int) -> None:
     body = b"".join(gzip.compress(part, level) for part in parts) + bytes(padding)
-    assert unpacked(body, LIMIT) == b"".join(parts)
+    assert gunzipped(body, LIMIT) == b"".join(parts)
 
 
 @given(PARTS, st.data())
@@ -31,16 +31,16 @@ def test_a_body_that_is_cut_is_refused_or_has_whole_members(parts: list[bytes], 
     kept = data.draw(st.integers(1, len(body) - 1))
     whole = [b"".join(members[:count]) for count in range(1, len(members))]
     if body[:kept] in whole:
-        assert unpacked(body[:kept], LIMIT) == b"".join(parts[: whole.index(body[:kept]) + 1])
+        assert gunzipped(body[:kept], LIMIT) == b"".join(parts[: whole.index(body[:kept]) + 1])
         return
     with pytest.raises(InputError):
-        unpacked(body[:kept], LIMIT)
+        gunzipped(body[:kept], LIMIT)
 
 
 @given(PARTS, st.binary(min_size=1, max_size=50).filter(lambda rest: rest.strip(b"\0") and rest[:1] != b"\x1f"))
 def test_what_follows_the_end_is_refused(parts: list[bytes], rest: bytes) -> None:
     with pytest.raises(InputError):
-        unpacked(gzip.compress(b"".join(parts)) + rest, LIMIT)
+        gunzipped(gzip.compress(b"".join(parts)) + rest, LIMIT)
 
 
 @given(PARTS, st.data())
@@ -50,7 +50,7 @@ def test_damage_is_refused_or_changes_nothing(parts: list[bytes], data: st.DataO
     at = data.draw(st.integers(10, len(body) - 1))  # behind the header, whose fields mean nothing here
     body[at] ^= data.draw(st.integers(1, 255))
     try:
-        found = unpacked(bytes(body), LIMIT)
+        found = gunzipped(bytes(body), LIMIT)
     except (InputError, TooLargeError):
         return
     assert found == plain  # a bit that means nothing
@@ -64,16 +64,16 @@ def test_the_limit_is_of_all_members_together(size: int, members: int) -> None:
     body = b"".join(gzip.compress(plain[at : at + step]) for at in range(0, size, step))
     if size > LIMIT:
         with pytest.raises(TooLargeError):
-            unpacked(body, LIMIT)
+            gunzipped(body, LIMIT)
     else:
-        assert unpacked(body, LIMIT) == plain
+        assert gunzipped(body, LIMIT) == plain
 
 
 def test_an_empty_body_is_empty_and_members_without_end_are_refused() -> None:
-    assert unpacked(b"", LIMIT) == b""
-    assert unpacked(gzip.compress(b""), LIMIT) == b""
+    assert gunzipped(b"", LIMIT) == b""
+    assert gunzipped(gzip.compress(b""), LIMIT) == b""
     with pytest.raises(InputError, match="more than 1000 members"):
-        unpacked(gzip.compress(b"") * 100_000, LIMIT)
+        gunzipped(gzip.compress(b"") * 100_000, LIMIT)
 
 
 @pytest.mark.node

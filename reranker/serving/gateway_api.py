@@ -12,7 +12,7 @@ from indexer.errors import InputError
 from reranker.serving import bodies, page_files
 from reranker.serving.access import KEY_HEADER, DeniedError, check
 from reranker.serving.gateway import Caller, Gateway
-from reranker.serving.passing import Answer, decoded, passes
+from reranker.serving.passing import Answer, decoded, ends_all, passes
 
 router = APIRouter()
 
@@ -81,6 +81,13 @@ async def cluster(request: Request) -> Response:
         await asyncio.to_thread(bodies.check, body, content_type, query)
     else:
         bodies.check(body, content_type, query)
+    if request.method == "DELETE" and settings.forward != "all":
+        try:
+            everybodys = ends_all(path, query, body)
+        except ValueError as error:
+            raise InputError(f"This is not passed on: {error}.") from None
+        if everybodys:
+            raise DeniedError(403, "The gateway ends no scrolls and points in time of others: name your own.")
     gateway: Gateway = request.app.state.gateway
     parts = path.split("/")[1:]
     if parts[-1] in ("_search", "_msearch") and len(parts) <= 2 and request.method in ("GET", "POST"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import httpx
 import msgspec
@@ -25,7 +25,7 @@ _READ = (
     ("GET", rf"{_INDEX}/_mapping(?:/field/[^/]+)?"),
     ("GET,POST", rf"{_INDEX}/_(?:search|msearch|count|mget|field_caps|analyze|search/template|msearch/template)"),
     ("GET,POST", rf"{_INDEX}/_validate/query"),
-    ("GET,POST,DELETE", r"/_search/scroll(?:/(?!_all$)[^/]+)?"),
+    ("GET,POST,DELETE", r"/_search/scroll(?:/[^/]+)?"),
     ("POST", f"/{_NAME}/_search/point_in_time"),
     ("DELETE", "/_search/point_in_time"),
     ("GET,HEAD", f"/{_NAME}/_(?:doc|source)/[^/]+"),
@@ -58,6 +58,21 @@ def passes(method: str, path: str, groups: str) -> bool:
         return True
     rows = _READ + (_WRITE if groups == "write" else ())
     return any(method in methods.split(",") and re.fullmatch(pattern, path) for methods, pattern in rows)
+
+
+def ends_all(path: str, query: str, body: bytes) -> bool:
+    """Whether a request to end scrolls or points in time would end everybody's. Raises ValueError for a body in which
+    that cannot be seen."""
+    if not path.startswith(("/_search/scroll", "/_search/point_in_time")):
+        return False
+    try:
+        given = msgspec.json.decode(body) if body.strip() else {}
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the body is not JSON: {error}") from error
+    ids: list[object] = [path.split("/")[3:], *parse_qs(query).values()]
+    ids += given.values() if isinstance(given, dict) else [given]
+    flat = (part for each in ids for part in (each if isinstance(each, list) else [each]))
+    return any(name.strip() == "_all" for part in flat if isinstance(part, str) for name in part.split(","))
 
 
 def decoded(raw_path: str) -> str:

@@ -114,3 +114,15 @@ def test_the_window_is_the_last_events_and_goes_on_after_a_stop(
         again = Window(products, guards, window.without(()))
         assert named(again.findings()) == named(window.findings())
         assert Window(products, guards, window.without({"deletions", "missing", "prices"})).findings() == []
+
+
+def test_what_an_earlier_run_has_applied_counts() -> None:
+    assert named(Window(100, GUARDS, "d" * 45).findings()) == ["deletions"]
+    assert Window(100, GUARDS, "d" * 35).findings() == []
+    window = Window(100, GUARDS, "d" * 35)
+    for _ in range(10):
+        window.see(LAMP, None)
+    [found] = window.findings()
+    assert found.seen == "45 of the last 45 events delete a product, in a catalogue of 100 products"
+    window.go_back("d" * 35)
+    assert window.findings() == []

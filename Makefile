@@ -16,10 +16,10 @@ demo: $(VENV)/.demo        ## A real shop on a real OpenSearch: before and after
 # Memory in large pages: on a virtual machine a new page takes longer than what is done with it.
 LARGE_PAGES := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-test: $(VENV)/.dev $(VENV)/.tools        ## All tests, on real OpenSearch nodes.
+test: $(VENV)/.dev $(VENV)/.tools $(VENV)/.warm        ## All tests, on real OpenSearch nodes.
 	@PATH="$(abspath $(BIN)):$$PATH" $(LARGE_PAGES) $(BIN)/python -m pytest -n auto
 
-test-long: $(VENV)/.dev $(VENV)/.tools        ## The tests of faults at length, before a release: more kills, more seeds, whole catalogues.
+test-long: $(VENV)/.dev $(VENV)/.tools $(VENV)/.warm        ## The tests of faults at length, before a release: more kills, more seeds, whole catalogues.
 	@PATH="$(abspath $(BIN)):$$PATH" $(LARGE_PAGES) SHELFRANK_TESTS_LONG=1 $(BIN)/python -m pytest -n auto tests/integration
 
 test-tools: $(VENV)/.dev        ## Bring what some tests need beyond Python: a browser, nginx, promtool.
@@ -53,6 +53,13 @@ $(VENV)/.demo: deploy/locks/demo.txt pyproject.toml
 
 $(VENV)/.tools: $(VENV)/.dev tests/tools.sh
 	@sh tests/tools.sh $(BIN)
+	@touch $@
+
+# What each process of a first run would do by itself, and wait for: bytecode of all that tests import, and a recorded
+# start of a node.
+$(VENV)/.warm: $(VENV)/.dev
+	@$(LARGE_PAGES) $(BIN)/python -m tests.recorded & \
+	$(LARGE_PAGES) $(BIN)/python -m pytest --collect-only -q >/dev/null; wait
 	@touch $@
 
 # The lock file names everything and leaves out what no processor without CUDA opens, so pip is to add nothing.

@@ -49,9 +49,6 @@ hypothesis.settings.load_profile("shelfrank")
 
 # Small enough for several nodes at once on a laptop.
 HEAP_MB = 512
-# Compiled quickly instead of well, one thread to collect garbage instead of many, and a heap in large pages: half the
-# processor time of a node that does not live long.
-NODE_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:-UseG1GC -XX:+UseSerialGC -XX:+UseTransparentHugePages"
 
 
 @contextmanager
@@ -71,7 +68,7 @@ def _environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     processes, for threads that wait for each other's steps do so at full speed, and that are built once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", NODE_JAVA_OPTIONS)
+        patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", recorded.JAVA_OPTIONS)
         if any(item.get_closest_marker("node") for item in request.session.items):
             with temporary_folder() as folder:
                 patch.setenv("SHELFRANK_NODE_JAVA_OPTIONS", recorded.options(settings.load().node, folder))

@@ -157,9 +157,9 @@ def test_what_would_come_too_late_is_answered_at_once(
     patient: Settings, shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(with_serve(patient, workers=1, cache_scores=0)) as found:
-        session = found.app.state.engine.rerankers[DEFAULT].session
+        engine = found.app.state.engine
+        session = engine.rerankers[DEFAULT].session
         whole = session.run
-
         goes_on = threading.Event()
         goes_on.set()
 
@@ -169,7 +169,7 @@ def test_what_would_come_too_late_is_answered_at_once(
             return whole(*arguments)
 
         monkeypatch.setattr(session, "run", slow)
-        body = {**BODY, "ext": {"shelfrank": {"window": 3, "deadline_ms": 3000}}}
+        body = {**BODY, "ext": {"shelfrank": {"window": 3, "deadline_ms": 20_000}}}
 
         def ask(_: object = None) -> dict[str, Any]:
             answer: dict[str, Any] = found.search(shop, body).json()["ext"]["shelfrank"]
@@ -177,7 +177,10 @@ def test_what_would_come_too_late_is_answered_at_once(
 
         for _ in range(12):  # until it knows how long one takes
             found.search(shop, {**BODY, "ext": {"shelfrank": {"window": 3}}})
-        goes_on.clear()  # so that it does not matter how quickly the shoppers come
+        assert engine._typical_s > 0.2
+        # As if each took so long, and the first one does not end: it does not matter how quickly the shoppers come.
+        engine._typical_s = 5.0
+        goes_on.clear()
         with ThreadPoolExecutor(24) as shoppers:
             answers = [shoppers.submit(ask) for _ in range(24)]
 
@@ -187,7 +190,7 @@ def test_what_would_come_too_late_is_answered_at_once(
 
             until(lambda: len(late()) >= 5)
             goes_on.set()
-        assert all(answer["status"] == "skipped" and answer["took_ms"]["rerank"] < 3000 for answer in late())
+        assert all(answer["status"] == "skipped" and answer["took_ms"]["rerank"] < 5000 for answer in late())
         until(lambda: ask()["status"] == "applied")
 
 

@@ -47,13 +47,17 @@ class BrokenLine:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked when they are gzip. Raises InputError when it cannot be read."""
+    """The file's bytes, unpacked when they are gzip; it is opened once, for it may be a pipe. Raises InputError when it
+    cannot be read."""
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
-        return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+        file = path.open("rb")
+        if file.peek(2)[:2] != _GZIP_MAGIC:
+            return file
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error
+    unpacked = gzip.GzipFile(fileobj=file)
+    unpacked.myfileobj = file  # type: ignore[assignment]  # closed with it, as a file that `gzip.open` opens
+    return cast(IO[bytes], unpacked)
 
 
 def bounded(stream: IO[AnyStr], limit: int) -> Iterator[AnyStr | TooLong[AnyStr]]:
@@ -98,10 +102,16 @@ def read_lines(path: Path, encoding: str, bounds: Bounds = _BOUNDS) -> Iterator[
 
 
 def whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file that is of no use with a part of it missing. Raises InputError at the first bad one."""
-    for number, line in enumerate(read_lines(path, "utf-8"), start=1):
-        if isinstance(line, BrokenLine):
-            raise InputError(f"{path}, line {number}: {line.reason}.")
+    """The lines of a UTF-8 file or pipe that is of no use with a part of it missing. Raises InputError at the first bad
+    one."""
+    for number, raw in enumerate(raw_lines(path), start=1):
+        if isinstance(raw, TooLong):
+            raise InputError(f"{path}, line {number}: {raw.reason}.")
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            bad = f"byte {error.start + 1} of it (0x{raw[error.start]:02x})"
+            raise InputError(f"{path}, line {number} is not UTF-8: {bad}. Save the file as UTF-8.") from error
         yield line
 
 

@@ -14,7 +14,7 @@ import msgspec
 from indexer import client as clusters
 from indexer import settings as config
 from indexer.errors import UsageError
-from indexer.lines import BrokenLine, read_lines
+from indexer.lines import TooLong, raw_lines
 from indexer.patience import patient
 from indexer.terminal import err, progress
 from reranker.bundle import Bundle, Description, Layout, fingerprint, write_description
@@ -225,5 +225,5 @@ def _measured(
 
 def _lines(files: Sequence[Path]) -> Iterator[str]:
     for file in files:
-        for line in read_lines(file, "utf-8"):
-            yield line.text if isinstance(line, BrokenLine) else line
+        for raw in raw_lines(file):
+            yield (raw.start if isinstance(raw, TooLong) else raw).decode("utf-8", "replace")

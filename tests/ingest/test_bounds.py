@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
-from indexer.lines import BrokenLine, read_lines
+from indexer.lines import BrokenLine
 from indexer.settings import Bounds
 from ingest import sources
 from ingest.schema import CatalogMapping, Columns
@@ -120,18 +120,6 @@ def test_one_line_of_many_megabytes_takes_no_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert (found[0], found[2], len(found)) == ("a", "c", 3)
     assert peak < 20_000_000
-
-
-def test_lines_are_those_of_the_file_up_to_the_bound(tmp_path: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_bytes(b"a" * 999 + b"\n" + b"b" * 1000 + b"\n" + b"c" * 1000 + b"\nend")
-    found = list(read_lines(path, "utf-8", SMALL))
-    assert [each if isinstance(each, str) else each.reason for each in found] == [
-        "a" * 999 + "\n",
-        "too long: the line has 1,001 bytes; at most 1,000 are read",
-        "too long: the line has 1,001 bytes; at most 1,000 are read",
-        "end",
-    ]
 
 
 # Lines that begin inside or outside quotes, end inside or outside, and look harmless.

@@ -59,12 +59,11 @@ class First:
         record = self._lease.change(lambda record: setattr(record, "paused", True))
         if record.wanted != "cancel":
             return f"Nobody sees {self._name} before it is whole."
-        undo(self._client, record)
-        self._lease.change(end_cancelled)
+        self.give_up()
         return f"The first ingest of {self._name} was cancelled, and its index deleted."
 
     def give_up(self) -> None:
-        """There is nothing to go on with: no index is left, and no job."""
+        """Leave no index and no job to go on with."""
         undo(self._client, self._lease.change(lambda record: None))
         self._lease.change(end_cancelled)
 

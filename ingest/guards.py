@@ -20,6 +20,7 @@ from indexer.patience import Patience
 from indexer.settings import Guards
 from ingest.clean import Cleaned, clean
 from ingest.sample import Sample
+from ingest.settle import is_older
 from ingest.sources import Catalogue, Row
 
 Allowed = Literal["fewer", "missing", "prices", "deletions"]
@@ -128,8 +129,7 @@ def file(client: OpenSearch, index: str, catalogue: Catalogue, guards: Guards, p
     new = {each.product["id"]: each.product for each in cleaned}
     versions = {each.product["id"]: each.version for each in cleaned}
     there = bulk.stored(client, index, list(new), patience, [*_SEEN, "version"])
-    # A row that is older than what is stored changes nothing.
-    changed = [key for key, found in there.items() if not _is_older(versions[key], found["_source"])]
+    changed = [key for key, found in there.items() if not is_older(versions[key], found["_source"])]
     pairs = [(there[key]["_source"], new[key]) for key in changed]
     return [*missing([old for old, _ in pairs], [fresh for _, fresh in pairs], guards), *prices(pairs, guards)]
 
@@ -193,10 +193,6 @@ class Window:
             if counts[kind] >= _FEW and (small or counts[kind] > limit * self._guards.window):
                 findings.append(Finding(allow, seen, limit))
         return findings
-
-
-def _is_older(version: int | None, stored: Product) -> bool:
-    return version is not None and version < (stored.get("version") or -1)
 
 
 def _having(products: Iterable[Product], field: str) -> int:

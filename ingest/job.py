@@ -64,7 +64,7 @@ class Job:
         self._pause = pausing(self._stop)
         self._patience = Patience(settings.ingest.patience_s, sleep=self._pause, tell=terminal.note)
         self._made = self._maker.made(settings.index)
-        self._ids: set[str] = set()  # what a first index should hold
+        self._ids: set[str] = set()  # what a first index should hold that an earlier run has begun
 
     def run(self) -> Report:
         """Do it. Raises InputError or ClusterError; the report then tells how far it came.
@@ -154,7 +154,7 @@ class Job:
         entries = products.entries(letters)
         while batch := list(islice(entries, ingest.batch)):
             lease.check()
-            if first:
+            if first and first.resumed:
                 self._ids.update(entry.id for entry in batch)
             self._write(index, batch, writer, letters)
             self._on_progress("Ingest", self.report.read, products.total)

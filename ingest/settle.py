@@ -58,7 +58,13 @@ class There:
 
     def is_newer(self, entry: Entry) -> bool:
         """Whether what is stored has a higher version than the row."""
-        return entry.version is not None and entry.version < self.held(entry.id).get("version", -1)
+        return is_older(entry.version, self.held(entry.id))
+
+
+def is_older(version: int | None, stored: Mapping[str, Any]) -> bool:
+    """Whether a row's version is below that of the stored fields, so that it changes nothing."""
+    held = stored.get("version")
+    return version is not None and held is not None and version < held
 
 
 def look(

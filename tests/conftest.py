@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import signal
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -32,7 +29,7 @@ from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import Searcher
 from tests import recorded
-from tests.paths import SAMPLE_SHOP
+from tests.paths import SAMPLE_SHOP, temporary_folder
 from tests.shared import KnownVectors, SharedSessions, one_at_a_time
 
 pytest_plugins = ["tests.workers"]
@@ -49,16 +46,6 @@ hypothesis.settings.load_profile("shelfrank")
 
 # Small enough for several nodes at once on a laptop.
 HEAP_MB = 512
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Not pytest's own: the user that root runs the node as cannot enter that one."""
-    folder = Path(tempfile.mkdtemp(prefix="shelfrank-test-", dir="/var/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

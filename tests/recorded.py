@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from indexer import node as nodes
 from indexer import settings
 from indexer.settings import Node
+from tests.paths import temporary_folder
 from tests.shared import one_at_a_time
 
 # Compiled quickly instead of well, one thread to collect garbage instead of many, and a heap in large pages: half the
@@ -58,11 +58,8 @@ def _make(node: Node, folder: Path) -> None:
 
 def main() -> None:
     """Make the cache before anybody waits for it."""
-    folder = Path(tempfile.mkdtemp(prefix="shelfrank-test-", dir="/var/tmp"))
-    try:
+    with temporary_folder() as folder:
         options(msgspec.structs.replace(settings.load().node, java_options=JAVA_OPTIONS), folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ import yaml
 
 from reranker.serving.keys import new as new_key
 from reranker.serving.metrics import Metrics
-from tests.conftest import temporary_folder
-from tests.paths import ROOT
+from tests.paths import ROOT, temporary_folder
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "image" / "Dockerfile"

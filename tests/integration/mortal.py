@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,17 @@ from opensearchpy import OpenSearch
 
 class DiedError(BaseException):
     """The process has ended: nothing that it would still do reaches the cluster."""
+
+
+@contextmanager
+def intercepted(client: OpenSearch, handle: Callable[..., Any]) -> Iterator[None]:
+    """For a time each request of `client` goes to `handle(send, method, url, ...)`, which may send it on."""
+    send = client.transport.perform_request
+    client.transport.perform_request = lambda *given, **named: handle(send, *given, **named)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        client.transport.perform_request = send  # type: ignore[method-assign]
 
 
 @dataclass
@@ -23,19 +36,18 @@ class Mortal:
     count: int = 0
 
     def __enter__(self) -> Mortal:
-        self._perform = self.client.transport.perform_request
-
-        def perform(*given: Any, **named: Any) -> Any:
-            self.count += 1
-            if self.count > self.at or (self.count == self.at and not self.answered):
-                raise DiedError
-            answer = self._perform(*given, **named)
-            if self.count == self.at:
-                raise DiedError
-            return answer
-
-        self.client.transport.perform_request = perform  # type: ignore[method-assign]
+        self._stack = ExitStack()
+        self._stack.enter_context(intercepted(self.client, self._handle))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.client.transport.perform_request = self._perform  # type: ignore[method-assign]
+        self._stack.close()
+
+    def _handle(self, send: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        self.count += 1
+        if self.count > self.at or (self.count == self.at and not self.answered):
+            raise DiedError
+        answer = send(*given, **named)
+        if self.count == self.at:
+            raise DiedError
+        return answer

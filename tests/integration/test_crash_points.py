@@ -26,7 +26,7 @@ from ingest.reindex import operations
 from tests.integration.clearing import remove
 from tests.integration.faults import start_again
 from tests.integration.lamps import EVENTS, LAMPS, NEWER, Shop, State
-from tests.integration.mortal import DiedError, Mortal
+from tests.integration.mortal import DiedError, Mortal, intercepted
 from tests.integration.standin import StandIn
 from tests.workers import LONG, SEED
 
@@ -106,7 +106,7 @@ def test_a_node_that_restarts_between_any_two_requests_of_a_switch_loses_nothing
     client = clusters.connect(Settings(node=own_node))
     shop = Shop(client, tmp_path, NAME, patience_s=120.0)
     with_deletion_left(shop)
-    switching = Switching(client, NAME)
+    switching = Switching(client)
     with switching.at(10**6, lambda: None):
         shop.reindex(StandIn("stand-in-2"))
     wanted = shop.state()
@@ -126,29 +126,23 @@ class Switching:
     """Does something before a request, counted from the one that says that the switch begins."""
 
     client: OpenSearch
-    name: str
     count: int = 0
 
     @contextmanager
     def at(self, number: int, do: Callable[[], None]) -> Iterator[None]:
-        perform = self.client.transport.perform_request
-        self.count = 0
+        self.count, done = 0, []
 
-        def counted(method: str, url: str, *given: Any, **named: Any) -> Any:
+        def handle(send: Callable[..., Any], method: str, url: str, *given: Any, **named: Any) -> Any:
             body = named.get("body")
             begins = url.startswith(f"/{jobs.INDEX}/") and isinstance(body, dict) and body.get("phase") == "switch"
             self.count += begins or self.count > 0
             if self.count == number and not done:
                 done.append(True)
                 do()
-            return perform(method, url, *given, **named)
+            return send(method, url, *given, **named)
 
-        done: list[bool] = []
-        self.client.transport.perform_request = counted  # type: ignore[method-assign]
-        try:
+        with intercepted(self.client, handle):
             yield
-        finally:
-            self.client.transport.perform_request = perform  # type: ignore[method-assign]
 
 
 def restart(node: Node) -> None:
@@ -161,20 +155,16 @@ def restart(node: Node) -> None:
 @pytest.mark.node
 def test_a_rollback_that_died_before_the_alias_moved_is_given_again(shop: Shop) -> None:
     after_reindex(shop)
-    perform, moves = shop.client.transport.perform_request, []
+    moves: list[str] = []
 
-    def dying(method: str, url: str, *given: Any, **named: Any) -> Any:
+    def dying(send: Callable[..., Any], method: str, url: str, *given: Any, **named: Any) -> Any:
         if url == "/_aliases" or moves:
             moves.append(url)
             raise DiedError
-        return perform(method, url, *given, **named)
+        return send(method, url, *given, **named)
 
-    shop.client.transport.perform_request = dying  # type: ignore[method-assign]
-    try:
-        with pytest.raises(DiedError):
-            shop.rollback("stand-in-1")
-    finally:
-        shop.client.transport.perform_request = perform  # type: ignore[method-assign]
+    with intercepted(shop.client, dying), pytest.raises(DiedError):
+        shop.rollback("stand-in-1")
     assert operations.status(shop.client, NAME).blocked
     shop.rollback("stand-in-1")
     assert not operations.status(shop.client, NAME).blocked

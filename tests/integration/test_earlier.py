@@ -16,7 +16,7 @@ from ingest.reindex import operations
 from reranker.search import Searcher
 from tests.integration import earlier
 from tests.integration.clearing import remove
-from tests.integration.lamps import Shop
+from tests.integration.lamps import EVENTS, Shop
 from tests.integration.standin import StandIn
 
 NAME = "test-earlier"
@@ -100,6 +100,19 @@ def test_what_can_only_be_gone_on_with_says_so(shop: Shop) -> None:
     assert operations.status(shop.client, NAME).blocked
     shop.reindex(StandIn("stand-in-2"))
     assert not operations.status(shop.client, NAME).blocked
+
+
+@pytest.mark.node
+def test_a_recording_leaves_what_was_recorded(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(earlier, "FOLDER", tmp_path)
+    with earlier.recording(shop.client, tmp_path / "present.jsonl"):
+        shop.ingest(LAMPS)
+        shop.reindex(StandIn("stand-in-2"))
+        shop.feed(EVENTS)
+    live, state, record = aliases.live(shop.client, NAME), shop.state(), jobs.Board(shop.client).read(NAME)
+    remove(shop.client, NAME)
+    earlier.replay(shop.client, "present")
+    assert (aliases.live(shop.client, NAME), shop.state(), jobs.Board(shop.client).read(NAME)) == (live, state, record)
 
 
 def test_its_settings_are_read() -> None:

@@ -32,7 +32,8 @@ from reranker.documents import rerank
 from reranker.scoring import CrossEncoder
 from reranker.serving import rerank_api
 from reranker.serving.keys import new as new_key
-from tests.conftest import HEAP_MB, temporary_folder
+from tests.conftest import HEAP_MB
+from tests.paths import temporary_folder
 from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node

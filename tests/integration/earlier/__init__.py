@@ -1,13 +1,14 @@
 """What earlier versions wrote into a cluster: every request of theirs that changes something, to be made again.
 
 A recording is a file of JSON lines, a request each. Made again in the same order on an empty node, they leave what the
-earlier version left: the same indexes, documents, sequence numbers and open jobs.
+earlier version left: the same indexes, documents, sequence numbers and open jobs. A version that changes what is stored
+leaves a recording of its own here, made by `recording` before the change.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,33 @@ from typing import Any
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
+from indexer import jobs
+from tests.integration.mortal import intercepted
+
 FOLDER = Path(__file__).parent
+_CONDITIONS = ("if_seq_no", "if_primary_term", "op_type")
 _READING = ("_search", "_mget", "_count", "_refresh", "point_in_time")
 
 
 @contextmanager
 def recording(client: OpenSearch, file: Path) -> Iterator[None]:
-    """Write down what `client` changes meanwhile."""
-    perform = client.transport.perform_request
+    """Write down what `client` changes meanwhile, on a node whose indexes of jobs and deletions are not there yet."""
     with file.open("w", encoding="utf-8") as out:
 
-        def recorded(method: str, url: str, headers: Any = None, params: Any = None, body: Any = None) -> Any:
+        def handle(send: Callable[..., Any], method: str, url: str, **named: Any) -> Any:
             if method not in ("GET", "HEAD") and not url.rpartition("/")[2].startswith(_READING):
-                kept = {name: value for name, value in (params or {}).items() if name != "request_timeout"}
-                text = body.decode("utf-8") if isinstance(body, bytes) else body
-                out.write(json.dumps([method, url, kept, text], ensure_ascii=False) + "\n")
-            return perform(method, url, headers=headers, params=params, body=body)
+                out.write(json.dumps([method, url, *_kept(url, **named)], ensure_ascii=False) + "\n")
+            return send(method, url, **named)
 
-        client.transport.perform_request = recorded  # type: ignore[method-assign]
-        try:
+        with intercepted(client, handle):
             yield
-        finally:
-            client.transport.perform_request = perform  # type: ignore[method-assign]
+
+
+def _kept(url: str, params: Any = None, body: Any = None, **_: Any) -> tuple[dict[str, Any], Any]:
+    """Parameters and body to be sent again. Other catalogues have jobs too, so there no sequence number holds."""
+    left_out = {"request_timeout", *(_CONDITIONS if url.startswith(f"/{jobs.INDEX}/") else ())}
+    kept = {name: value for name, value in (params or {}).items() if name not in left_out}
+    return kept, body.decode("utf-8") if isinstance(body, bytes) else body
 
 
 def replay(client: OpenSearch, name: str) -> None:

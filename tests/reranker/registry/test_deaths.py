@@ -14,13 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import pytest
 
 from reranker import bundle as bundles
-from reranker.bundle import Bundle, write_description
+from reranker.bundle import Bundle
 from reranker.registry import store
 from reranker.registry.store import Registry
+from tests.reranker.registry.small import small
 from tests.workers import LONG, SEED
 
 # Lines of each command that one run tries; a long one tries all.
@@ -64,15 +64,6 @@ def lines_until(at: int, work: Callable[[], object]) -> int:
     os.waitpid(child, 0)
     with os.fdopen(reader) as told:
         return int(told.read() or at)
-
-
-def small(folder: Path, number: int) -> Bundle:
-    """A reranker that nothing could load, of few bytes."""
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(f"weights {number}".encode())
-    (folder / "tokenizer.json").write_text("{}", "utf-8")
-    shipped = bundles.read_description(bundles.SHIPPED / "reranker")
-    return write_description(folder, msgspec.structs.replace(shipped, name="small"))
 
 
 def prepared(folder: Path, made: list[Bundle], damaged: bool) -> Registry:

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from indexer.errors import BundleError, UsageError
 from reranker import bundle as bundles
-from reranker.bundle import Bundle, write_description
+from reranker.bundle import Bundle
 from reranker.registry import store
 from reranker.registry.store import Registry
+from tests.reranker.registry.small import small
 
 PROGRAM = """
 import os, sys
@@ -42,14 +42,6 @@ def registry(tmp_path: Path) -> Registry:
 def made(tmp_path: Path) -> list[Bundle]:
     """Three rerankers that differ in their weights, which are far too small to load."""
     return [small(tmp_path / f"made {number}", number) for number in (1, 2, 3)]
-
-
-def small(folder: Path, number: int, blend: float = 0.5) -> Bundle:
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(f"weights {number}".encode())
-    (folder / "tokenizer.json").write_text("{}", "utf-8")
-    shipped = bundles.read_description(bundles.SHIPPED / "reranker")
-    return write_description(folder, msgspec.structs.replace(shipped, name="small", blend=blend))
 
 
 def used(registry: Registry) -> Bundle:

@@ -176,17 +176,24 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The HTTP service. Other hosts than this one are served only when there are API keys.
 
     `index` is the catalogue that the page opens with; with `ubi` its searches and clicks are written to the cluster's
-    `ubi_queries` and `ubi_events`. `rerank_deadline_ms` bounds a call of the rerank API, which has no first stage.
+    `ubi_queries` and `ubi_events`: of one search for `events_hours`, and `events_each` at most. `rerank_deadline_ms` bounds a call of the rerank API, which has no first stage.
     `keys_file` holds them (see `shelfrank keys`), beside those in SHELFRANK_API_KEYS. `forward` is what the gateway
     passes to the cluster beside searches: `read`, `write` (documents too) or `all`. With `cluster_decides` the gateway
     asks for no key and leaves it to the cluster whom it answers. `workers` rerankings run at once and `queue` more
     wait; after `breaker_failures` failures in a row a model is left alone for `breaker_s`. `rerank` is for indexes
-    that `indexes` does not name. `connections` and `read_timeout_s` bound what slow clients hold. `cache_scores` and
-    `cache_queries` bound the scores of pairs and the query vectors that each model keeps in memory; 0 keeps none.
+    that `indexes` does not name. `connections` and `read_timeout_s` bound what slow clients hold; `unread_bytes`, and for
+    each `write_timeout_s`, what those hold that do not read. `cache_scores` and `cache_queries` bound the scores of pairs
+    and the query vectors that each model keeps in memory; 0 keeps none. Health, readiness and metrics have a listener of
+    their own on `ops_host` (empty: `host`) and `ops_port`: when not set the port after `port`, or any free one where that
+    is taken; 0 is any free one, -1 none.
+    `searches` of /v1/search wait for the cluster at once. `embed_deadline_ms` bounds a call for embeddings. Clients
+    share the models by key, or by address; that of `trusted_proxies` (networks, with commas between) is whom they say.
     """
 
     host: str = "127.0.0.1"
     port: int = 8100
+    ops_host: str = ""
+    ops_port: Annotated[int, msgspec.Meta(ge=-1, le=65_535)] | None = None
     tls_cert: str = ""
     tls_key: str = ""
     keys_file: str = ""
@@ -196,6 +203,8 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     log_queries: bool = False
     max_body_bytes: int = 10_000_000
     read_timeout_s: float = 15.0
+    write_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    unread_bytes: Annotated[int, msgspec.Meta(ge=1_000_000)] = 256_000_000
     connections: int = 512
     workers: int = 2
     queue: int = 64
@@ -205,8 +214,13 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     breaker_s: float = 10.0
     stop_s: float = 20.0
     rerank_deadline_ms: int = 10_000
+    embed_deadline_ms: int = 30_000
+    searches: Annotated[int, msgspec.Meta(ge=1)] = 32
+    trusted_proxies: str = ""
     index: str = ""
     ubi: bool = False
+    events_hours: Annotated[float, msgspec.Meta(gt=0, le=8760)] = 24.0
+    events_each: Annotated[int, msgspec.Meta(ge=1)] = 200
     rerank: bool = True
     bundles: dict[str, str] = {}
     indexes: dict[str, Policy] = {}

@@ -226,6 +226,15 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     indexes: dict[str, Policy] = {}
 
 
+class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one search through the gateway may ask of the cluster.
+
+    `hits_per_request` bounds the hits of all searches of an `_msearch` together.
+    """
+
+    hits_per_request: int = 10_000
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     cluster: Cluster = Cluster()
     node: Node = Node()
@@ -236,6 +245,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     search: Search = Search()
     models: Models = Models()
     serve: Serve = Serve()
+    limits: Limits = Limits()
 
 
 _CLUSTER_VARIABLES = {

@@ -11,6 +11,7 @@ import numpy as np
 
 from indexer.errors import InputError, ShelfrankError
 from reranker.encoder import Encoder, QueryVectors
+from reranker.pace import goes_on
 from reranker.rescore import Candidate, remaining_until, rescore, weighs_cosines
 from reranker.scoring import CrossEncoder
 
@@ -35,19 +36,33 @@ def rerank(
     A mapping with a `text` counts as that text. Raises InputError for more than 1,000 documents or a document of
     another type, and ShelfrankError when the deadline comes first: a list has no first stage to fall back to.
     """
+    return rerank_by(query, documents, reranker, remaining_until(deadline_ms))
+
+
+def rerank_by(
+    query: str, documents: Sequence[str | Mapping[str, Any]], reranker: CrossEncoder, deadline: float
+) -> list[Scored]:
+    """As `rerank`; `deadline` is a reading of `time.monotonic()`."""
     if len(documents) > MAX_DOCUMENTS:
         raise InputError(f"{len(documents)} documents were given; at most {MAX_DOCUMENTS} are scored in one call.")
-    tokens = [_tokens(at, document, reranker) for at, document in enumerate(documents)]
-    scores = reranker.score(query, tokens, remaining_until(deadline_ms))
+    tokens = []
+    for at, document in enumerate(documents):
+        if not goes_on(deadline):
+            raise _late(0, documents)
+        tokens.append(_tokens(at, document, reranker))
+    scores = reranker.score(query, tokens, deadline)
     if scores.timed_out:
-        raise ShelfrankError(
-            f"The deadline of {deadline_ms} ms came after {scores.scored} of {len(documents)} documents. "
-            "Send fewer documents or allow more time."
-        )
+        raise _late(scores.scored, documents)
     if not np.isfinite(scores.values).all():
         raise ShelfrankError(f"The model {reranker.bundle_id} gave a score that is not a finite number.")
     order = np.argsort(-scores.values, kind="stable")
     return [Scored(int(at), float(scores.values[at])) for at in order]
+
+
+def _late(scored: int, documents: Sequence[object]) -> ShelfrankError:
+    return ShelfrankError(
+        f"The deadline came after {scored} of {len(documents)} documents. Send fewer documents or allow more time."
+    )
 
 
 def _tokens(at: int, document: object, reranker: CrossEncoder) -> list[int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from indexer.mappings import SECOND_VECTOR, VECTOR, made_by
 from indexer.settings import Models
 from reranker import bundle as bundles
+from reranker import pace
 from reranker.bundle import Bundle
 from reranker.cache import Cache, digest
 from reranker.session import Session
@@ -91,6 +92,7 @@ class Encoder:
         rows = [[*layout.begin, *ids[:room], *layout.end] for ids in bare]
         vectors = np.zeros((len(rows), self.dimension), np.float32)
         for batch in _by_length(rows):
+            pace.check()
             chosen = [rows[at] for at in batch]
             hidden = self.session.run(chosen, [[0] * len(row) for row in chosen], layout.pad)
             for at, row, states in zip(batch, chosen, hidden, strict=True):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from indexer.mappings import VECTORS, made_by
 from reranker.blend import blended, weighed
 from reranker.encoder import QueryVectors
+from reranker.pace import StoppedError
 from reranker.scoring import CrossEncoder
 from reranker.text import unpack_ids
 
@@ -91,6 +92,8 @@ def rescore(
     try:
         cosines = None if vectors is None else all_known([vectors.cosine(hit.fields) for hit in window])
         scores = reranker.score(query, [stored_tokens(hit.fields, reranker) for hit in window], deadline)
+    except StoppedError:
+        return untouched(window, "timeout", "the deadline came before the query was read", reranker)
     except Exception as error:  # noqa: BLE001 - a model fault must never cost the shopper the page
         return untouched(window, "error", f"{type(error).__name__} while scoring: {error}", reranker)
     if scores.timed_out:

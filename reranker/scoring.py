@@ -18,6 +18,7 @@ from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Layout
 from reranker.cache import Cache, digest
+from reranker.pace import goes_on
 from reranker.session import Session
 from reranker.text import Part, product_parts, query_ids, query_part
 from reranker.tokens import ProductTokens
@@ -106,7 +107,7 @@ class CrossEncoder(ProductTokens):
         values = np.full(len(pairs), np.nan)
         scored = 0
         for batch in _micro_batches([ids for ids, _ in pairs]):
-            if time.monotonic() >= deadline:
+            if not goes_on(deadline):
                 return Scores(values, scored, timed_out=True)
             output = self.session.run([pairs[at][0] for at in batch], [pairs[at][1] for at in batch], layout.pad)
             self.on_batch(len(batch) * len(pairs[batch[0]][0]))

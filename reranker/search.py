@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +31,7 @@ from reranker.scoring import CrossEncoder
 
 MAX_REACH = 10_000  # OpenSearch's own limit on from + size
 MAX_WINDOW = 1_000
+T = TypeVar("T")
 
 
 class Ranked(msgspec.Struct):
@@ -63,6 +65,26 @@ class MadeWith(msgspec.Struct, frozen=True):
     field: str = mappings.VECTOR
 
 
+class ModelWork:
+    """How a searcher has its models work: at once, in the caller's own thread. A service has ways of its own."""
+
+    def run(self, kind: str, work: Callable[[], T]) -> T:
+        """The result of a piece of work of a kind: `encode` or `explain`."""
+        return work()
+
+    def rescore(
+        self,
+        query: str,
+        window: Sequence[Candidate],
+        reranker: CrossEncoder | None,
+        blend: float | None,
+        deadline: float,
+        vectors: QueryVectors | None,
+    ) -> Outcome:
+        """As `reranker.rescore`."""
+        return rescore(query, window, reranker, blend, deadline, vectors)
+
+
 class Searcher:
     """Searches one cluster with one encoder and one reranker; safe to share between threads.
 
@@ -81,6 +103,7 @@ class Searcher:
         self.retriever = retriever
         self.reranker = reranker
         self.settings = settings or Settings()
+        self.models = ModelWork()
         encoders = [each for each in (retriever.encoder, next_encoder) if each is not None]
         self._encoders = {each.bundle_id: each for each in encoders}
         # Name searched -> what it stood for when last looked.
@@ -102,6 +125,12 @@ class Searcher:
         following = Encoder.named(settings.models.next_encoder, settings.models) if encoder else None
         retriever = Retriever(client, clusters.capabilities(client), settings.search, chosen)
         return cls(retriever, second, settings, following)
+
+    def worked_by(self, models: ModelWork) -> Searcher:
+        """This searcher, with another way to have its models work; what it remembers of indexes is shared."""
+        found = copy.copy(self)
+        found.models = models
+        return found
 
     def search(
         self,
@@ -152,7 +181,8 @@ class Searcher:
             found = self.retriever.retrieve(index, text, vector, mode, first, count, filters, wanted, made_with.field)
         clock.lap("retrieve")
         head = [Candidate(hit.id, hit.score, hit.source) for hit in found.hits[: max(0, window - first)]]
-        outcome = rescore(text, head, self.reranker if rerank else None, blend, deadline, asked if near else None)
+        reranker = self.reranker if rerank else None
+        outcome = self.models.rescore(text, head, reranker, blend, deadline, asked if near else None)
         clock.lap("rerank")
         behind = first > 0 and window > 0 and rerank and self.reranker is not None
         page = arrange(found.hits, outcome, first, behind)[start - first : start - first + size]
@@ -172,7 +202,8 @@ class Searcher:
         made_with = self._made_with.get(index) or self._look_up(index, self.retriever.encoder)
         self._made_with[index] = made_with
         encoder = made_with.encoder or self.retriever.encoder
-        return [float(value) for value in asked.by(encoder.bundle_id)], made_with
+        vector = self.models.run("encode", lambda: asked.by(encoder.bundle_id))
+        return [float(value) for value in vector], made_with
 
     def _look_up(self, index: str, encoder: Encoder) -> MadeWith:
         """The indexes behind a name and the encoder of their vectors: a query's vector means nothing to another's."""
@@ -186,7 +217,9 @@ class Searcher:
                 raise ClusterError(
                     f"The index {name} holds vectors of the encoder {' and '.join(fields)}, and "
                     f"{' and '.join(self._encoders)} is loaded. Set models.encoder (or models.next_encoder) to the "
-                    "first, or make new vectors with `shelfrank reindex start`."
+                    "first, or make new vectors with `shelfrank reindex start`.",
+                    f"The vectors of {index} are of another encoder than the service has loaded (models.encoder, "
+                    "models.next_encoder).",
                 )
             made_with = MadeWith(frozenset(found), self._encoders[chosen], fields[chosen])
         return made_with

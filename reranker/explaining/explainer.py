@@ -53,8 +53,8 @@ def explain(
 
     The options are those of `Searcher.search` and so are ranks and scores; only `deadline_ms` has no limit by itself,
     because an unfinished page explains nothing. `time_limit_ms` bounds what comes after the search: measuring fields
-    and words, 0 for none of it. Raises what `search` raises, and UsageError for more than 20 hits, a negative limit or
-    another language.
+    and words, 0 for none of it; where a deadline leaves less, that does. Raises what `search` raises, and UsageError
+    for more than 20 hits, a negative limit or another language.
     """
     wanted = list(dict.fromkeys(ids)) if ids is not None else None
     if size < 0 or start < 0:
@@ -81,8 +81,11 @@ def explain(
         picked = page.hits[start : start + size]
     else:
         picked = sorted((by_id[each] for each in wanted if each in by_id), key=lambda hit: hit.rank)
-    told = explain_page(
-        index, bounded(query), page, picked, searcher.reranker, filters or Filters(), time_limit_ms, language
+    text, narrowed = bounded(query), filters or Filters()
+    limit_ms = min(time_limit_ms, max(0.0, deadline_ms - (searched - began) * 1000))
+    told = searcher.models.run(
+        "explain",
+        lambda: explain_page(index, text, page, picked, searcher.reranker, narrowed, limit_ms, language),
     )
     told.not_found = [each for each in wanted or () if each not in by_id]
     told.took_ms["search"] = round((searched - began) * 1000, 2)

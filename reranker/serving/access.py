@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from reranker.serving.keys import Key, Keys
+from indexer.settings import Serve
+from reranker.serving import visits
+from reranker.serving.keys import PREFIX, Key, Keys
+from reranker.serving.local import LOCAL
+from reranker.serving.visits import Visit
 
 KEY_HEADER = "x-api-key"
 
@@ -21,17 +25,32 @@ class DeniedError(Exception):
 
 def presented(request: Request) -> str:
     """The key that came with a request, empty where none did."""
-    if key := request.headers.get(KEY_HEADER):
-        return key
+    return request.headers.get(KEY_HEADER) or bearer(request)
+
+
+def bearer(request: Request) -> str:
+    """The token of `Authorization: Bearer`, empty where there is none."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else ""
 
 
-def check(request: Request, right: str) -> Key | None:
-    """The key of a request, None where the service has no keys at all. Raises DeniedError."""
+def is_own(request: Request, token: str) -> bool:
+    """Whether a token is one of the service's keys, or was: it is nothing that a cluster should see."""
     keys: Keys = request.app.state.keys
+    return bool(token) and (token.startswith(PREFIX) or keys.find(token) is not None)
+
+
+def check(request: Request, right: str) -> Key | None:
+    """The key of a request; None where the service has no keys and is heard on this machine alone. Where the cluster is
+    to decide, only what asks nothing of it goes without. Raises DeniedError."""
+    keys: Keys = request.app.state.keys
+    serve: Serve = request.app.state.settings.serve
     if not keys.required:
-        return None
+        if serve.host in LOCAL and (right == "rerank" or not serve.cluster_decides):
+            return None
+        raise DeniedError(
+            401, "This needs an API key, and the service has none. Make one with `shelfrank keys new NAME`."
+        )
     given = presented(request)
     found = keys.find(given)
     if found is None:
@@ -39,8 +58,13 @@ def check(request: Request, right: str) -> Key | None:
         raise DeniedError(401, f"{what}: send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
     if right not in found.rights:
         raise DeniedError(403, f"The key {found.name} lacks the right {right}.")
-    request.state.key = found.name
+    request.state.key = found
     return found
+
+
+def visit(request: Request) -> Visit:
+    """Whose request it is, and since when, once its key has been checked."""
+    return visits.of(request, getattr(request.state, "key", None))
 
 
 def needs(right: str) -> Callable[[Request], None]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -17,17 +18,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from indexer import node
-from indexer.errors import ClusterError, InputError, ShelfrankError, UsageError
+from indexer.errors import ClusterError, ConfigError, InputError, ShelfrankError, UsageError
 from indexer.settings import Settings
-from reranker.serving import gateway_api, page_files, rerank_api, search_api, ubi
-from reranker.serving.access import KEY_HEADER, DeniedError, check
-from reranker.serving.engine import BusyError, Engine
+from reranker.serving import events_api, gateway_api, ops, page_files, rerank_api, search_api, ubi, visits
+from reranker.serving.access import KEY_HEADER, DeniedError
+from reranker.serving.disclosure import told, untold
+from reranker.serving.engine import Engine
 from reranker.serving.gateway import Gateway
 from reranker.serving.guard import Guard
 from reranker.serving.keys import Keys
 from reranker.serving.metrics import Metrics
+from reranker.serving.notes import note
 from reranker.serving.passing import Passage
+from reranker.serving.query_ids import QueryIds
 from reranker.serving.tracing import trace
+from reranker.serving.turns import BusyError
+from reranker.serving.visits import GoneError
 
 
 def create(settings: Settings) -> FastAPI:
@@ -48,14 +54,19 @@ def create(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.traces = None
     app.state.keys = Keys(os.environ, settings.serve.keys_file)
+    app.state.proxies = visits.networks(settings.serve.trusted_proxies)
     app.state.engine = engine = Engine(settings, metrics)
     app.state.passage = Passage(settings.cluster)
     app.state.gateway = Gateway(app.state.passage, engine, settings, metrics)
     app.state.shop = search_api.Shop(engine)
-    app.state.ubi = ubi.Log(lambda: app.state.shop.retriever().client)
-    _health(app)
+    app.state.query_ids = QueryIds(os.environ, settings.serve)
+    app.state.event_counts = events_api.Counts(settings.serve.events_each)
+    app.state.ubi = ubi.Log(partial(ubi.connect, settings), lambda why, rows: metrics.ubi_dropped.labels(why).inc(rows))
+    ops.add_health(app)
+    _page(app)
     app.include_router(rerank_api.router)
     app.include_router(search_api.router)
+    app.include_router(events_api.router)
     app.mount(page_files.PATH, page_files.PageFiles())
     app.include_router(gateway_api.router)
     _failures(app)
@@ -64,12 +75,13 @@ def create(settings: Settings) -> FastAPI:
         allowed = ["authorization", "content-type", KEY_HEADER]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=allowed)
     trace(app, os.environ)
-    app.add_middleware(Guard, serve=settings.serve, metrics=metrics)
+    app.add_middleware(Guard, serve=settings.serve, metrics=metrics, keys=app.state.keys)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.loop = asyncio.get_running_loop()
     loading = asyncio.create_task(app.state.engine.keep_loading())
     yield
     loading.cancel()
@@ -81,41 +93,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(app.state.traces.shutdown)
 
 
-def _health(app: FastAPI) -> None:
-    @app.get("/healthz", summary="Whether the process lives")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get(
-        "/readyz",
-        summary="Whether models are warm and the cluster is reachable",
-        responses={503: {"description": "Not yet, or no more; the body says what is missing."}},
-    )
-    async def readyz(request: Request) -> Response:
-        missing = []
-        try:
-            request.app.state.engine.check_ready()
-        except ShelfrankError as error:
-            missing.append(str(error))
-        try:
-            await asyncio.wait_for(request.app.state.passage.send("GET", "/", lend=True), 2.0)
-        except (ClusterError, TimeoutError) as error:
-            missing.append(str(error) or "OpenSearch did not answer within 2 s.")
-        return JSONResponse(
-            {"status": "not ready" if missing else "ready", "missing": missing}, 503 if missing else 200
-        )
-
-    @app.get("/metrics", summary="For Prometheus", response_class=Response)
-    async def metrics(request: Request) -> Response:
-        check(request, "admin")
-        return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
+def _page(app: FastAPI) -> None:
     @app.get(page_files.PATH, include_in_schema=False)
     async def page() -> Response:
         return RedirectResponse(f"{page_files.PATH}/")
 
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (ConfigError, 503),
     (InputError, 400),
     (UsageError, 400),
     (BusyError, 503),
@@ -136,7 +121,9 @@ def _failures(app: FastAPI) -> None:
         if isinstance(error, ClusterError) and cause in _CLIENTS_OWN:
             status = cause
         headers = {"retry-after": "1"} if isinstance(error, BusyError) else {}
-        return problem(request, status, str(error), headers)
+        if why := untold(error):
+            note(request, cause=why)
+        return problem(request, status, told(error), headers)
 
     async def denied(request: Request, error: Exception) -> Response:
         assert isinstance(error, DeniedError)
@@ -153,6 +140,10 @@ def _failures(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return problem(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # for the log and the metrics: nobody reads it
+
+    app.add_exception_handler(GoneError, gone)
     for kind, _ in _STATUS:
         app.add_exception_handler(kind, failed)
     app.add_exception_handler(DeniedError, denied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -11,19 +12,19 @@ from pathlib import Path
 import click
 import msgspec
 import uvicorn
-from fastapi import FastAPI
 
 from indexer import settings as config
 from indexer.errors import ConfigError, UsageError
-from indexer.settings import Serve, Settings
-from indexer.terminal import emit_json, err
-from reranker.serving import page_files
+from indexer.settings import Cluster, Settings
+from indexer.terminal import emit_json, err, note
+from reranker.serving import listening, ops, page_files
 from reranker.serving.app import create
-from reranker.serving.keys import RIGHTS, Keys
+from reranker.serving.keys import MAX_SHARES, RIGHTS, Keys
 from reranker.serving.keys import new as new_key
-from reranker.serving.protocol import Patient
+from reranker.serving.local import LOCAL
+from reranker.serving.passing import Passage
+from reranker.serving.query_ids import new_secret
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -48,45 +49,60 @@ def serve(host: str | None, port: int | None, index: str | None, ubi: bool | Non
     settings = msgspec.structs.replace(settings, serve=chosen)
     _check(settings)
     _logs()
+    sockets = listening.listen(chosen.host, chosen.port, ("serve.host", "serve.port"))
+    beside = listening.listen_for_operations(chosen, listening.port_of(sockets))
     app = create(settings)
-    scheme = "https" if chosen.tls_cert else "http"
-    err.print(f"The page: {scheme}://{chosen.host}:{chosen.port}{page_files.PATH}/", highlight=False)
+    server = uvicorn.Server(listening.configured(app, chosen))
+    note(f"The page: {listening.address(chosen, chosen.host, sockets)}{page_files.PATH}/")
+    if beside:
+        host = chosen.ops_host or chosen.host
+        note(f"Health and metrics: {listening.address(chosen, host, beside)} (/healthz, /readyz, /metrics)")
     # uvicorn sends itself the signal that it has obeyed; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.Server(configured(app, chosen)).run()
-
-
-def configured(app: FastAPI, serve: Serve) -> uvicorn.Config:
-    """How uvicorn serves the application."""
-    return uvicorn.Config(
-        app,
-        host=serve.host,
-        port=serve.port,
-        ssl_certfile=serve.tls_cert or None,
-        ssl_keyfile=serve.tls_key or None,
-        limit_concurrency=serve.connections,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(serve.stop_s),
-        http=Patient,
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-    )
+    with ops.beside(app, chosen, beside):
+        server.run(sockets)
 
 
 def _check(settings: Settings) -> None:
     serve = settings.serve
-    if serve.host not in LOCAL and not Keys(os.environ, serve.keys_file).required and not serve.cluster_decides:
+    if serve.host not in LOCAL and not Keys(os.environ, serve.keys_file).required:
         raise UsageError(
             f"The service would listen on {serve.host} without API keys. Make one with `shelfrank keys new NAME` and "
             "put its line into serve.keys_file or SHELFRANK_API_KEYS, or listen on 127.0.0.1."
         )
+    if serve.cluster_decides:
+        _check_cluster_asks(settings.cluster, serve.host)
     for name, file in (("serve.tls_cert", serve.tls_cert), ("serve.tls_key", serve.tls_key)):
         if file and not Path(file).is_file():
             raise ConfigError(f"{name} names {file!r}, which is not a file.")
     if bool(serve.tls_cert) != bool(serve.tls_key):
         raise ConfigError("serve.tls_cert and serve.tls_key go together; set both, or neither.")
+
+
+def _check_cluster_asks(cluster: Cluster, host: str) -> None:
+    """Raises ConfigError or UsageError where the cluster is to decide whom to answer, and could not or would not."""
+    if cluster.client_cert:
+        raise ConfigError(
+            "serve.cluster_decides and cluster.client_cert do not go together: the cluster would take every client for "
+            "the owner of that certificate. Give the service a user and a password instead."
+        )
+    if host in LOCAL:
+        return
+    found = asyncio.run(_asked_by_nobody(cluster)) if cluster.url else 200  # the embedded node has no users
+    if found not in (401, 403):
+        raise UsageError(
+            "serve.cluster_decides leaves it to the cluster whom to answer, and it answers whoever asks (GET / without "
+            f"a user gave {found}). Switch its security on, set serve.cluster_decides = false, or listen on 127.0.0.1."
+        )
+
+
+async def _asked_by_nobody(cluster: Cluster) -> int:
+    """The status of the cluster's answer to who has no user. Raises ClusterError where none comes."""
+    passage = Passage(cluster)
+    try:
+        return (await passage.send("GET", "/")).status
+    finally:
+        await passage.close()
 
 
 def _logs() -> None:
@@ -107,18 +123,36 @@ def keys() -> None:
 @keys.command(context_settings=HELP)
 @click.argument("name")
 @click.option("--rights", default="search,rerank", show_default=True, help=f"Some of {', '.join(RIGHTS)}.")
+@click.option(
+    "--shares",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, MAX_SHARES),
+    help="How much of the models is its due beside other keys.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def new(name: str, rights: str, as_json: bool) -> None:
+def new(name: str, rights: str, shares: int, as_json: bool) -> None:
     """Make an API key: the key for the client, shown this once, and the line for the service.
 
     \b
     Example:
       shelfrank keys new website --rights search
     """
-    key, line = new_key(name, rights)
+    key, line = new_key(name, rights, shares)
     if as_json:
         emit_json({"key": key, "line": line})
         return
     click.echo(
         f"The client's key, not shown again:\n  {key}\nThe service's line (keys file or SHELFRANK_API_KEYS):\n  {line}"
     )
+
+
+@keys.command(context_settings=HELP)
+def secret() -> None:
+    """Make a secret for SHELFRANK_SIGNING_SECRET, by which all processes of a service know the ids of their searches.
+
+    \b
+    Example:
+      shelfrank keys secret
+    """
+    click.echo(new_secret())

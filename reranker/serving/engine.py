@@ -1,4 +1,4 @@
-"""The models of the service: loaded by name, run by a few threads with a bounded queue, each behind a breaker."""
+"""The models of the service: loaded by name, shared fairly by those who want them, each behind a breaker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -17,19 +16,17 @@ from indexer.errors import ShelfrankError
 from indexer.settings import Settings
 from reranker.cache import Cache
 from reranker.encoder import Encoder, QueryVectors
-from reranker.rescore import Candidate, Outcome, Status, rescore, untouched, weighs_cosines
+from reranker.rescore import Candidate, Outcome, rescore, untouched, weighs_cosines
 from reranker.scoring import CrossEncoder
 from reranker.serving.breaker import Breaker
+from reranker.serving.crew import Crew, Piece
 from reranker.serving.metrics import Metrics
+from reranker.serving.turns import EVERYBODY, BusyError, Share, Turn
 
 DEFAULT = "default"
 _RETRY_S = 30.0
 T = TypeVar("T")
 log = logging.getLogger("shelfrank")
-
-
-class BusyError(ShelfrankError):
-    """More work waits than `serve.queue` allows."""
 
 
 class Engine:
@@ -43,10 +40,14 @@ class Engine:
         self.missing: dict[str, str] = {}
         serve = settings.serve
         self._breakers = {name: Breaker(serve.breaker_failures, serve.breaker_s) for name in (DEFAULT, *serve.bundles)}
-        self._pool = ThreadPoolExecutor(serve.workers, "shelfrank-model")
-        self._waiting = 0
         self._closed = False
-        self._typical_s = 0.0  # of the last pieces of work, the newer the more
+        seconds = metrics.phase
+        self._models = Crew("shelfrank-model", serve.workers, serve.queue, seconds)
+        # What may take long and nobody's page waits for has a slot of its own.
+        self._aside = Crew("shelfrank-aside", 1, serve.queue, seconds)
+        # These wait for the cluster, and never keep a model waiting.
+        self._searching = Crew("shelfrank-search", serve.searches, serve.queue, seconds)
+        metrics.waiting.set_function(lambda: self._models.turns.waiting)
         # Begins a span of a trace, where there are traces.
         self.span: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
@@ -126,33 +127,63 @@ class Engine:
         query: str,
         window: Sequence[Candidate],
         *,
+        index: str = "",
         bundle: str = "",
         weight: float | None = None,
         deadline: float = float("inf"),
-        own_deadline: bool = True,
+        share: Share = EVERYBODY,
     ) -> Outcome:
-        """What `reranker.rescore` does, in a worker thread, answered when the deadline comes, whatever runs.
+        """What `reranker.rescore` does, when it is the share's turn, answered when the deadline comes, whatever runs.
 
-        `own_deadline` says that it is the service's own and not one that a client chose: only then is a timeout a
-        failure of the model.
+        What came of it is counted for the index, and a fault of the model for its breaker.
         """
         if why := self.unavailable(bundle):
-            return untouched(window, "error", why)
+            return self._counted(untouched(window, "error", why), index)
         reranker = self.reranker(bundle)
-        if not self._in_time(deadline):
-            reason = f"{self._waiting} rerankings are in hand, and this one would come too late"
-            return untouched(window, "skipped", reason, reranker)
+        own_window, slow_s = self._own_bounds(index)
+        if self._models.turns.stuck(slow_s):
+            self._record(bundle, failed=True)
+            reason = f"no forward pass has ended for {slow_s:g} s"
+            return self._counted(untouched(window, "error", reason, reranker), index)
+        if deadline <= time.monotonic():
+            reason = "the deadline came before the window could be scored"
+            return self._counted(untouched(window, "timeout", reason, reranker), index)
+        self.metrics.window.observe(len(window))
+        vectors = QueryVectors(query, self.encoders) if weighs_cosines(reranker, weight) else None
+        piece = Piece("rerank", share, deadline, len(window))
+        work = partial(rescore, query, window, reranker, weight, deadline, vectors)
+        future = asyncio.ensure_future(self.run(work, piece))
         try:
             with self.span("rerank"):
-                vectors = QueryVectors(query, self.encoders) if weighs_cosines(reranker, weight) else None
-                work = partial(rescore, query, window, reranker, weight, deadline, vectors)
-                outcome = await self._within(deadline, work, len(window))
+                left = None if deadline == float("inf") else deadline - time.monotonic()
+                done, _ = await asyncio.wait({future}, timeout=left)
+                outcome = future.result() if done else None
         except BusyError as error:
-            return untouched(window, "skipped", str(error), reranker)
+            return self._counted(untouched(window, "skipped", str(error), reranker), index, "overload")
+        except TimeoutError:
+            outcome = None
+        finally:
+            piece.let_go(future)
         if outcome is None:
             outcome = untouched(window, "timeout", "the deadline came while the window was scored", reranker)
-        self.record(bundle, outcome.status, own_deadline)
-        return outcome
+        slow = piece.turn is not None and self._is_slow(piece.turn, outcome, own_window, slow_s)
+        self._record(bundle, slow or outcome.status == "error")
+        return self._counted(outcome, index)
+
+    def _own_bounds(self, index: str) -> tuple[int, float]:
+        """The window that the settings want for an index, and the seconds that they want it in."""
+        search, policy = self.settings.search, self.settings.serve.indexes.get(index)
+        window = policy.window if policy is not None and policy.window is not None else search.window
+        deadline = policy.deadline_ms if policy is not None and policy.deadline_ms is not None else search.deadline_ms
+        return window, deadline / 1000
+
+    def _is_slow(self, turn: Turn, outcome: Outcome, own_window: int, slow_s: float) -> bool:
+        """Whether the model itself was too slow: in one pass, which scores a few hits, or for a window of the service's
+        own size with nobody beside it. To wait for a turn or the cluster, and a window that a client chose, is not."""
+        if self._models.turns.pass_s(turn) > slow_s:
+            return True
+        ordinary = turn.alone and outcome.window <= own_window
+        return outcome.status == "timeout" and ordinary and self._models.turns.held_s(turn) > slow_s / 2
 
     @property
     def encoders(self) -> list[Encoder]:
@@ -168,73 +199,54 @@ class Engine:
         breaker = self._breakers[bundle or DEFAULT]
         return "" if breaker.allows() else breaker.reason()
 
-    def record(self, bundle: str, status: Status, own_deadline: bool) -> None:
-        """What came of a reranking, for the breaker."""
+    def _record(self, bundle: str, failed: bool) -> None:
         breaker = self._breakers[bundle or DEFAULT]
-        breaker.record(status == "error" or (status == "timeout" and own_deadline))
+        breaker.record(failed)
         self.metrics.breaker.labels(bundle or DEFAULT).set(breaker.is_open)
 
-    def count(self, index: str, status: Status) -> None:
+    def count(self, index: str, status: str) -> None:
         """One window more; indexes that the settings do not name count as one, for labels are not for clients."""
         self.metrics.rerank.labels(index if index in self.settings.serve.indexes else "other", status).inc()
 
-    def _in_time(self, deadline: float) -> bool:
-        """Whether a reranking that has to queue would be done by its deadline, if each takes as long as the last ones.
+    def _counted(self, outcome: Outcome, index: str, status: str = "") -> Outcome:
+        self.count(index, status or outcome.status)
+        return outcome
 
-        One that is not would take its time from those that are: under more load than it can carry, the service would
-        end up with half-done rerankings alone.
-        """
-        workers = self.settings.serve.workers
-        ahead = self._waiting - workers + 1
-        return ahead <= 0 or time.monotonic() + (ahead / workers + 1) * self._typical_s < deadline
+    async def run(self, work: Callable[[], T], piece: Piece) -> T:
+        """The result of `work`, by the crew for its kind. Raises as `Crew.run`."""
+        crew = {"search": self._searching, "embed": self._aside, "explain": self._aside}.get(piece.kind, self._models)
+        return await crew.run(work, piece)
 
-    async def _within(self, deadline: float, work: Callable[[], T], hits: int) -> T | None:
-        """The result of `work`, or None when the deadline comes first (the work then ends by itself)."""
-        self.metrics.window.observe(hits)
-        left = None if deadline == float("inf") else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return None
-        future = asyncio.ensure_future(self.run(work))
-        done, _ = await asyncio.wait({future}, timeout=left)
-        return future.result() if done else None
-
-    async def run(self, work: Callable[[], T], phase: str = "rerank") -> T:
-        """Run `work` in a worker thread and measure it as this phase. Raises BusyError when too many wait."""
-        serve = self.settings.serve
-        if self._waiting >= serve.workers + serve.queue:
-            raise BusyError(f"{self._waiting} requests are in hand already; the service takes no more at once.")
-        self._waiting += 1
-        began = time.monotonic()
-
-        def timed() -> T:
-            started = time.monotonic()
-            self.metrics.phase.labels("queue").observe(started - began)
-            result = work()
-            took = time.monotonic() - started
-            self.metrics.phase.labels(phase).observe(took)
-            self._typical_s += 0.1 * (took - self._typical_s)
-            return result
-
+    async def search(self, work: Callable[[], T], piece: Piece) -> T:
+        """`run` for a search that waits for the cluster. Raises BusyError where no thread is free in time."""
+        future = asyncio.ensure_future(self.run(work, piece))
         try:
-            self.metrics.waiting.set(max(0, self._waiting - serve.workers))
-            return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+            return await future
+        except TimeoutError:
+            raise BusyError("Every thread waits for OpenSearch, which does not answer. Try again later.") from None
         finally:
-            self._waiting -= 1
-            self.metrics.waiting.set(max(0, self._waiting - serve.workers))
+            piece.let_go(future)
 
-    async def model(self, work: Callable[[], T], phase: str = "rerank") -> T:
+    async def model(self, work: Callable[[], T], piece: Piece) -> T:
         """`run` for what has no first stage to fall back to: any fault of a model is a ShelfrankError."""
+        future = asyncio.ensure_future(self.run(work, piece))
         try:
-            return await self.run(work, phase)
+            left = None if piece.deadline == float("inf") else max(0.0, piece.deadline - time.monotonic())
+            return await asyncio.wait_for(future, left)
+        except TimeoutError:
+            raise ShelfrankError("The deadline came before the models were done. Send less at once.") from None
         except ShelfrankError:
             raise
         except Exception as error:
             raise ShelfrankError(f"The model failed: {type(error).__name__}: {error}") from error
+        finally:
+            piece.let_go(future)
 
     def close(self) -> None:
         """End the work and let go of the models: an application is full of cycles, and they are some 500 MB."""
         self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for crew in (self._searching, self._aside, self._models):
+            crew.close()
         self._let_go()
 
     def _let_go(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -24,16 +25,25 @@ from reranker.retrieval import Filters, Hit
 from reranker.search import Page, arrange
 from reranker.serving import plan as plans
 from reranker.serving import source_filter
+from reranker.serving.crew import Piece
 from reranker.serving.engine import DEFAULT, Engine
 from reranker.serving.metrics import Metrics
 from reranker.serving.passing import Answer, Passage
 from reranker.serving.plan import Json, Plan
+from reranker.serving.room import Room
 from reranker.serving.stored import StoredVectors
+from reranker.serving.visits import Visit
 
 STATUS_HEADER = "x-shelfrank-status"
 MAX_SEARCHES = 100  # in one _msearch
 REFUSED = "the cluster refused the request for the whole window"
+UNREAD = "the cluster's answer is not JSON"
+LONG_BYTES = 200_000
+_HITS_AT_ONCE = 40_000
+# An explanation ends at the deadline by itself, with what it has; it is waited for a little.
+_GRACE_S = 1.0
 _OWN_PARAMS = ("from", "size")
+T = TypeVar("T")
 
 
 class _Row(msgspec.Struct):
@@ -46,9 +56,11 @@ class _Row(msgspec.Struct):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks: the headers that go on to the cluster, and whether the service's own user may be lent."""
+    """Who asks, and since when: the headers that go on to the cluster, and whether the service's own user may be
+    lent."""
 
     headers: Mapping[str, str]
+    visit: Visit
     lend: bool = False
 
 
@@ -58,31 +70,38 @@ class Gateway:
     def __init__(self, passage: Passage, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.passage, self.engine, self.settings, self.metrics = passage, engine, settings, metrics
         self.stored = StoredVectors(passage, engine)
+        self._room = Room(_HITS_AT_ONCE, settings.cluster.timeout_s)
 
     async def search(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
         """One `_search`. Raises InputError for a wrong `ext.shelfrank` and ClusterError when no answer comes."""
-        began = time.monotonic()
         asked = parse_qsl(query, keep_blank_values=True)
         params = dict(asked)
-        plan = await self._prepared(plans.read(body, index, self.settings, params), index, params)
+        plan = await aside(len(body), partial(plans.read, body, index, self.settings, params))
+        plan = await self._prepared(plan, index, params)
         if plan.skip:
-            answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
+            async with self._room.taken(caller.visit.share, plan.hits):
+                answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
             return self._untouched(plan, answer, index)
         ours = _OWN_PARAMS if plan.source is None else (*_OWN_PARAMS, *source_filter.PARAMS)
         rest = urlencode([(name, value) for name, value in asked if name not in ours])
         headers = {"content-type": "application/json", **caller.headers}
-        answer = await self.passage.send(method, raw_path, rest, plan.wide, headers, caller.lend)
+        async with self._room.taken(caller.visit.share, plan.hits):
+            answer = await self.passage.send(method, raw_path, rest, plan.wide, headers, caller.lend)
         if answer.status != 200:
             # Perhaps only the wider request is refused (max_result_window, say): the client's own decides.
             answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
             plan.skip = REFUSED
             return self._untouched(plan, answer, index)
-        changed, status = await self._reranked(plan, msgspec.Raw(answer.body), index, began)
-        return Answer(200, {**answer.headers, STATUS_HEADER: status}, msgspec.json.encode(changed))
+        try:
+            changed, status = await self._reranked(plan, msgspec.Raw(answer.body), index, caller.visit)
+        except msgspec.DecodeError:
+            plan.skip = UNREAD
+            return self._untouched(plan, answer, index)
+        body = await aside(len(answer.body), partial(msgspec.json.encode, changed))
+        return Answer(200, {**answer.headers, STATUS_HEADER: status}, body)
 
     async def msearch(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
         """One `_msearch`: each search by its own plan, all within one request to the cluster."""
-        began = time.monotonic()
         lines = [line for line in body.split(b"\n") if line.strip()]
         if len(lines) % 2 or len(lines) > 2 * MAX_SEARCHES:
             raise InputError(
@@ -90,18 +109,23 @@ class Gateway:
             )
         headers, searches = lines[::2], lines[1::2]
         names = [_index_of(header, index) for header in headers]
-        prepared = [
-            await self._prepared(plans.read(each, name, self.settings, {}), name, {})
-            for each, name in zip(searches, names, strict=True)
-        ]
-        sent = [plan.wide or plan.plain for plan in prepared]
-        answer = await self._send_lines(method, raw_path, query, headers, sent, caller)
+        read = await aside(len(body), partial(self._read_all, searches, names))
+        prepared = await asyncio.gather(
+            *(self._prepared(plan, name, {}) for plan, name in zip(read, names, strict=True))
+        )
+        self._bound(prepared)
+        sent = [plan.plain if plan.skip else plan.wide for plan in prepared]
+        async with self._room.taken(caller.visit.share, sum(plan.hits for plan in prepared)):
+            answer = await self._send_lines(method, raw_path, query, headers, sent, caller)
         if answer.status != 200 or all(plan.skip and plan.ask is None for plan in prepared):
             for plan, name in zip(prepared, names, strict=True):
                 self.engine.count(name, plan.status)
             return Answer(answer.status, {**answer.headers, STATUS_HEADER: "skipped"}, answer.body)
-        parts = msgspec.json.decode(answer.body, type=Json)
-        responses = msgspec.json.decode(parts["responses"], type=list[msgspec.Raw])
+        try:
+            parts = await aside(len(answer.body), partial(msgspec.json.decode, answer.body, type=Json))
+            responses = msgspec.json.decode(parts["responses"], type=list[msgspec.Raw])
+        except msgspec.DecodeError:
+            return Answer(answer.status, {**answer.headers, STATUS_HEADER: "skipped"}, answer.body)
         refused = [at for at, plan in enumerate(prepared) if not plan.skip and _is_error(responses[at])]
         if refused:
             plain = [prepared[at].plain for at in refused]
@@ -111,13 +135,26 @@ class Gateway:
                 responses[at], prepared[at].skip = response, REFUSED
         done = await asyncio.gather(
             *(
-                self._reranked(plan, response, name, began)
+                self._reranked(plan, response, name, caller.visit)
                 for plan, response, name in zip(prepared, responses, names, strict=True)
             )
         )
-        parts["responses"] = msgspec.Raw(msgspec.json.encode([response for response, _ in done]))
+        changed = {**parts, "responses": [response for response, _ in done]}
         status = ",".join(status for _, status in done)
-        return Answer(200, {**answer.headers, STATUS_HEADER: status}, msgspec.json.encode(parts))
+        whole = await aside(len(answer.body), partial(msgspec.json.encode, changed))
+        return Answer(200, {**answer.headers, STATUS_HEADER: status}, whole)
+
+    def _bound(self, plans_of_all: Sequence[Plan]) -> None:
+        """Windows beyond what one request may bring are not asked for."""
+        left = self.settings.limits.hits_per_request
+        for plan in plans_of_all:
+            left -= plan.hits
+            if left < 0 and not plan.skip:
+                plan.skip = "the windows of these searches hold more hits than one request brings"
+                plan.skip += f" ({self.settings.limits.hits_per_request}, limits.hits_per_request)"
+
+    def _read_all(self, searches: Sequence[bytes], names: Sequence[str]) -> list[Plan]:
+        return [plans.read(each, name, self.settings, {}) for each, name in zip(searches, names, strict=True)]
 
     async def _send_lines(
         self,
@@ -150,46 +187,41 @@ class Gateway:
         body = _told(plan, msgspec.Raw(answer.body))
         return Answer(answer.status, {**answer.headers, STATUS_HEADER: plan.status}, bytes(body))
 
-    async def _reranked(self, plan: Plan, raw: msgspec.Raw, index: str, began: float) -> tuple[Any, str]:
+    async def _reranked(self, plan: Plan, raw: msgspec.Raw, index: str, visit: Visit) -> tuple[Any, str]:
         """The response with its page in the new order, and the status."""
         if plan.skip:
             self.engine.count(index, plan.status)
             return _told(plan, raw), plan.status
-        parts = msgspec.json.decode(raw, type=Json)
-        if "hits" not in parts:
-            return raw, "skipped"  # an error of this search alone
         listed = time.monotonic()
-        self.metrics.phase.labels("first_stage").observe(listed - began)
-        hits = msgspec.json.decode(parts["hits"], type=Json)
-        rows = msgspec.json.decode(hits.get("hits", b"[]"), type=list[msgspec.Raw])
-        head = [_candidate(at, row, plan.fields) for at, row in enumerate(rows[: plan.window])]
+        self.metrics.phase.labels("first_stage").observe(listed - visit.arrived)
+        found = await aside(len(raw), partial(_Listed, raw, plan))
+        if not found.is_list:
+            return raw, "skipped"  # an error of this search alone
         outcome = await self.engine.rescore(
             plan.query,
-            head,
+            found.head,
+            index=index,
             bundle=plan.bundle,
             weight=plan.weight,
-            deadline=began + plan.deadline_ms / 1000,
-            own_deadline=plan.ask is None or plan.ask.deadline_ms is None,
+            deadline=visit.deadline(plan.deadline_ms),
+            share=visit.share,
         )
-        order = [*outcome.order, *range(len(head), len(rows))]
-        page = order[plan.start : plan.start + plan.size]
-        hits["hits"] = msgspec.Raw(msgspec.json.encode([_pruned(rows[at], plan) for at in page]))
-        parts["hits"] = msgspec.Raw(msgspec.json.encode(hits))
-        self.engine.count(index, outcome.status)
         word = outcome.summary()
         word["took_ms"] = {
-            "first_stage": round((listed - began) * 1000, 2),
+            "first_stage": round((listed - visit.arrived) * 1000, 2),
             "rerank": round((time.monotonic() - listed) * 1000, 2),
         }
         if plan.ask is not None and plan.ask.experiment:
             word["experiment"] = plan.ask.experiment
-        word["hits"] = [_scores(place, at, head, outcome) for place, at in enumerate(page, start=plan.start + 1)]
         if plan.ask is not None and plan.ask.explain:
-            word["explained"] = await self._explained(plan, index, head, outcome)
-        return _with_word(parts, word), outcome.status
+            word["explained"] = await self._explained(plan, index, found.head, outcome, visit)
+        return await aside(len(raw), partial(found.in_order, outcome, word)), outcome.status
 
-    async def _explained(self, plan: Plan, index: str, head: Sequence[Candidate], outcome: Outcome) -> Any:
-        """Why the page's first hits stand where they stand; never worth an error."""
+    async def _explained(
+        self, plan: Plan, index: str, head: Sequence[Candidate], outcome: Outcome, visit: Visit
+    ) -> Any:
+        """Why the page's first hits stand where they stand, as far as there is time; never worth an error."""
+        deadline = visit.deadline(plan.deadline_ms)
         listed = arrange([Hit(each.id, each.first_stage, dict(each.fields)) for each in head], outcome)
         page = Page(listed, len(listed), outcome.summary(), {})
         picked = listed[plan.start : plan.start + min(plan.size, MAX_HITS)]
@@ -198,13 +230,41 @@ class Gateway:
         language: Language = plan.ask.language if plan.ask else "en"
 
         def told() -> Any:
-            found = explain_page(index, plan.query, page, picked, reranker, Filters(), TIME_LIMIT_MS, language)
+            limit_ms = min(TIME_LIMIT_MS, max(0.0, deadline - time.monotonic()) * 1000)
+            found = explain_page(index, plan.query, page, picked, reranker, Filters(), limit_ms, language)
             return msgspec.to_builtins({"reading": found.reading, "hits": found.hits, "took_ms": found.took_ms})
 
         try:
-            return await self.engine.run(told, "explain")
+            return await self.engine.model(told, Piece("explain", visit.share, deadline + _GRACE_S))
         except Exception as error:  # noqa: BLE001 - the page is there, whatever is wrong with what is said of it
             return {"reading": {"status": "error", "reason": f"{type(error).__name__}: {error}"}, "hits": []}
+
+
+class _Listed:
+    """A response of the cluster taken apart, to be put together in another order."""
+
+    def __init__(self, raw: msgspec.Raw, plan: Plan) -> None:
+        self._plan = plan
+        self._parts = msgspec.json.decode(raw, type=Json)
+        self.is_list = "hits" in self._parts
+        self._hits = msgspec.json.decode(self._parts.get("hits", b"{}"), type=Json)
+        self._rows = msgspec.json.decode(self._hits.get("hits", b"[]"), type=list[msgspec.Raw])
+        self.head = [_candidate(at, row, plan.fields) for at, row in enumerate(self._rows[: plan.window])]
+
+    def in_order(self, outcome: Outcome, word: dict[str, Any]) -> Json:
+        """The response with the page that the outcome makes, and a word about it."""
+        plan = self._plan
+        order = [*outcome.order, *range(len(self.head), len(self._rows))]
+        page = order[plan.start : plan.start + plan.size]
+        self._hits["hits"] = msgspec.Raw(msgspec.json.encode([_pruned(self._rows[at], plan) for at in page]))
+        self._parts["hits"] = msgspec.Raw(msgspec.json.encode(self._hits))
+        scores = [_scores(place, at, self.head, outcome) for place, at in enumerate(page, start=plan.start + 1)]
+        return _with_word(self._parts, {**word, "hits": scores})
+
+
+async def aside(size: int, work: Callable[[], T]) -> T:
+    """The result of work on so many bytes: what is long is done beside the event loop, which serves everybody."""
+    return await asyncio.to_thread(work) if size > LONG_BYTES else work()
 
 
 def _told(plan: Plan, raw: msgspec.Raw) -> msgspec.Raw:

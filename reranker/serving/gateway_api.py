@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,17 +10,18 @@ from fastapi.responses import RedirectResponse, Response
 
 from indexer.errors import InputError
 from reranker.serving import bodies, page_files
-from reranker.serving.access import KEY_HEADER, DeniedError, check
-from reranker.serving.gateway import Caller, Gateway
-from reranker.serving.passing import Answer, decoded, ends_all, passes
+from reranker.serving.access import KEY_HEADER, DeniedError, bearer, check, is_own, visit
+from reranker.serving.gateway import Caller, Gateway, aside
+from reranker.serving.keys import Keys
+from reranker.serving.passing import Answer, decoded, ends_all, passes, right_of
+from reranker.serving.visits import while_there
 
 router = APIRouter()
 
 CATCH_ALL = "/{path:path}"
 PATHS = (CATCH_ALL, "/{index}/_search", "/{index}/_msearch")
+_MOST_GROWTH = 100  # of gzip, of what has any length
 _METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD"]
-# What is longer is looked at beside the event loop.
-_LONG_BYTES = 200_000
 
 
 _SEARCH = {
@@ -62,13 +63,14 @@ async def cluster(request: Request) -> Response:
     if request.method == "GET" and request.url.path == "/" and "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{page_files.PATH}/")
     settings = request.app.state.settings.serve
-    caller = _caller(request)
     raw_path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
     try:
         path = decoded(raw_path)
     except ValueError as error:
         raise InputError(f"This path is not passed on: {error}.") from None
-    if not passes(request.method, path, settings.forward):
+    passed_on = passes(request.method, path, settings.forward)
+    caller = _caller(request, right_of(request.method, path) if passed_on else "search")
+    if not passed_on:
         raise DeniedError(
             403,
             f"The gateway does not pass {request.method} {path} on: serve.forward is {settings.forward}. Send it to "
@@ -77,10 +79,7 @@ async def cluster(request: Request) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     content_type = request.headers.get("content-type", "")
     body = await _body(request, settings.max_body_bytes)
-    if len(body) + len(query) > _LONG_BYTES:
-        await asyncio.to_thread(bodies.check, body, content_type, query)
-    else:
-        bodies.check(body, content_type, query)
+    await aside(len(body) + len(query), partial(bodies.check, body, content_type, query))
     if request.method == "DELETE" and settings.forward != "all":
         try:
             everybodys = ends_all(path, query, body)
@@ -93,30 +92,30 @@ async def cluster(request: Request) -> Response:
     if parts[-1] in ("_search", "_msearch") and len(parts) <= 2 and request.method in ("GET", "POST"):
         index = parts[0] if len(parts) == 2 else ""
         answering = gateway.search if parts[-1] == "_search" else gateway.msearch
-        answer = await answering(request.method, raw_path, index, query, body, caller)
+        work = answering(request.method, raw_path, index, query, body, caller)
     else:
-        answer = await gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
-    return _response(answer)
+        work = gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
+    return _response(await while_there(request, work))
 
 
-def _caller(request: Request) -> Caller:
-    """Whose request it is: a key of the service is taken off, all else is for the cluster to judge."""
+def _caller(request: Request, right: str) -> Caller:
+    """Whose request it is: keys of the service are taken off, all else is for the cluster to judge."""
+    keys: Keys = request.app.state.keys
     headers = dict(request.headers)
     headers.pop("content-encoding", None)
-    key = None
-    if not request.app.state.settings.serve.cluster_decides or headers.get(KEY_HEADER):
-        key = check(request, "search")
-    if key is not None and KEY_HEADER not in headers:
-        headers.pop("authorization", None)  # it was the key
-    return Caller(headers, lend=key is not None)
+    own = is_own(request, bearer(request))
+    asked_for = keys.required and not request.app.state.settings.serve.cluster_decides
+    key = check(request, right) if asked_for or own or KEY_HEADER in headers else None
+    if own or (key is not None and KEY_HEADER not in headers):
+        headers.pop("authorization", None)  # it was a key
+    return Caller(headers, visit(request), lend=key is not None)
 
 
 async def _body(request: Request, limit: int) -> bytes:
     """The body, unpacked where it is gzipped. Raises TooLargeError and InputError."""
     packed, encoding = await request.body(), request.headers.get("content-encoding", "identity").lower()
-    if len(packed) > _LONG_BYTES:
-        return await asyncio.to_thread(bodies.unpacked, packed, encoding, limit)
-    return bodies.unpacked(packed, encoding, limit)
+    grown = len(packed) * (1 if encoding == "identity" else _MOST_GROWTH)
+    return await aside(grown, partial(bodies.unpacked, packed, encoding, limit))
 
 
 def _response(answer: Answer) -> Response:

@@ -11,9 +11,12 @@ import uuid
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.settings import Serve
+from reranker.serving.keys import Keys
+from reranker.serving.local import refusal
 from reranker.serving.metrics import Metrics
 
 log = logging.getLogger("shelfrank.access")
@@ -42,14 +45,16 @@ class TooSlowError(HTTPException):
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, serve: Serve, metrics: Metrics) -> None:
-        self.app, self.serve, self.metrics = app, serve, metrics
+    def __init__(self, app: ASGIApp, serve: Serve, metrics: Metrics, keys: Keys) -> None:
+        self.app, self.serve, self.metrics, self.keys = app, serve, metrics, keys
+        self._origins = [each.strip() for each in serve.cors_origins.split(",") if each.strip()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
+        scope.setdefault("state", {})["arrived"] = began
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id") or headers.get("x-opaque-id") or ""
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
@@ -64,7 +69,10 @@ class Guard:
 
         self.metrics.in_flight.inc()
         try:
-            await self.app(scope, self._bounded(receive, headers), sending)
+            await self._answer(scope, self._bounded(receive, headers), sending)
+        except Exception:
+            status = status or 500  # the server above answers so
+            raise
         finally:
             self.metrics.in_flight.dec()
             took = time.monotonic() - began
@@ -72,6 +80,14 @@ class Guard:
             self.metrics.requests.labels(route, status).inc()
             self.metrics.seconds.labels(route).observe(took)
             self._note(scope, request_id, status, took)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.keys.required:
+            why = refusal(scope["method"], scope["path"], scope["headers"], self._origins)
+            if why:
+                await JSONResponse({"message": why}, 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
     def _bounded(self, receive: Receive, headers: dict[str, str]) -> Receive:
         """`receive` that stops at a body too large or too slow; what the client declares is believed when too large."""

@@ -14,20 +14,25 @@ import msgspec
 from indexer.errors import ConfigError
 
 VARIABLE = "SHELFRANK_API_KEYS"
-RIGHTS = ("search", "rerank", "admin")
+RIGHTS = ("search", "rerank", "write", "events", "admin")
+MAX_SHARES = 1000
+PREFIX = "sr_"
 log = logging.getLogger("shelfrank")
 
 
 class Key(msgspec.Struct, frozen=True):
-    """Who may do what: `rights` are some of `RIGHTS`, `digest` is the sha256 of the key."""
+    """Who may do what: `rights` are some of `RIGHTS`, `digest` is the sha256 of the key, and `shares` how much of the
+    models is its due beside other keys."""
 
     name: str
     rights: frozenset[str]
     digest: bytes
+    shares: int = 1
 
 
 class Keys:
-    """The keys of the environment and of a file, one a line: `NAME RIGHTS SHA256`, rights joined by commas."""
+    """The keys of the environment and of a file, one a line: `NAME RIGHTS SHA256`, rights joined by commas, and perhaps
+    `SHARES` behind them."""
 
     def __init__(self, environ: Mapping[str, str], file: str = "") -> None:
         """Raises ConfigError naming the line, never a key."""
@@ -83,22 +88,27 @@ def parse(text: str, origin: str) -> tuple[Key, ...]:
         if not line.strip() or line.strip().startswith("#"):
             continue
         parts = line.split()
-        rights = frozenset(parts[1].split(",")) if len(parts) == 3 else frozenset()
-        if not rights or not rights <= set(RIGHTS) or len(parts[2]) != 64:
+        rights = frozenset(parts[1].split(",")) if len(parts) in (3, 4) else frozenset()
+        shares = parts[3] if len(parts) == 4 else "1"
+        if not rights or not rights <= set(RIGHTS) or len(parts[2]) != 64 or not _is_share(shares):
             raise ConfigError(
                 f"{origin} line {number} is not a key; write NAME RIGHTS SHA256, with rights of {', '.join(RIGHTS)} "
-                "joined by commas, as `shelfrank keys new` prints it."
+                f"joined by commas, and perhaps its shares (1 to {MAX_SHARES}), as `shelfrank keys new` prints it."
             )
         try:
-            keys.append(Key(parts[0], rights, bytes.fromhex(parts[2])))
+            keys.append(Key(parts[0], rights, bytes.fromhex(parts[2]), int(shares)))
         except ValueError:
             raise ConfigError(f"{origin} line {number} holds a sha256 that is not hexadecimal.") from None
     return tuple(keys)
 
 
-def new(name: str, rights: str) -> tuple[str, str]:
+def _is_share(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_SHARES
+
+
+def new(name: str, rights: str, shares: int = 1) -> tuple[str, str]:
     """A new random key and the line that lets it in. Raises ConfigError for a name or rights that cannot be."""
-    key = f"sr_{secrets.token_urlsafe(32)}"
-    line = f"{name} {rights} {hashlib.sha256(key.encode()).hexdigest()}"
+    key = f"{PREFIX}{secrets.token_urlsafe(32)}"
+    line = f"{name} {rights} {hashlib.sha256(key.encode()).hexdigest()}" + (f" {shares}" if shares != 1 else "")
     parse(line, "The new key")
     return key, line

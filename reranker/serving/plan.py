@@ -78,6 +78,12 @@ class Plan(msgspec.Struct):
     source: SourceFilter | None = None
     own_source: frozenset[str] = frozenset()
 
+    @property
+    def hits(self) -> int:
+        """How many hits the cluster is asked for."""
+        page = self.start + self.size
+        return page if self.skip else max(self.window, page)
+
 
 def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str]) -> Plan:
     """The plan of a search body. `params` are the request's URL parameters; `from` and `size` among them count.

@@ -7,21 +7,31 @@ import base64
 import math
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer.errors import InputError, ShelfrankError
-from reranker.documents import MAX_DOCUMENTS, Scored, rerank
+from reranker import pace
+from reranker.documents import MAX_DOCUMENTS, Scored, rerank_by
+from reranker.serving import access
 from reranker.serving.access import needs
+from reranker.serving.crew import Piece
 from reranker.serving.engine import DEFAULT, Engine
+from reranker.serving.notes import note_queries
+from reranker.serving.visits import while_there
 
 router = APIRouter(dependencies=[Depends(needs("rerank"))])
 
 MAX_CHARACTERS = 100_000
 MAX_INPUTS = 512
+_EMBEDDED_AT_ONCE = 16
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Model = Annotated[
     str, Field(max_length=200, description="A name of `serve.bundles`; any other means the service's own reranker.")
@@ -142,35 +152,49 @@ async def tei(request: Request, asked: TeiRequest) -> list[TeiResult]:
     return results
 
 
-@router.post("/v1/embeddings", summary="Embeddings, in the shape of OpenAI's")
-async def embeddings(request: Request, asked: EmbeddingRequest) -> EmbeddingResponse:
+@router.post("/v1/embeddings", response_model=EmbeddingResponse, summary="Embeddings, in the shape of OpenAI's")
+async def embeddings(request: Request, asked: EmbeddingRequest) -> Response:
     """A vector of length 1 for each text, by the encoder that the indexes are made with."""
     engine: Engine = request.app.state.engine
-    encoder = engine.encoder
+    visit, encoder = access.visit(request), engine.encoder
     if encoder is None:
         raise ShelfrankError(f"There is no encoder: {engine.missing.get('encoder', 'it is being loaded')}")
     if asked.dimensions not in (None, encoder.dimension):
         raise InputError(f"dimensions is {asked.dimensions}; this encoder has {encoder.dimension} and cannot be cut.")
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     embed = encoder.embed_queries if asked.input_type == "query" else encoder.embed_texts
-    vectors = await engine.model(lambda: embed(texts), "embed")
-    data = []
-    for at, vector in enumerate(vectors):
-        packed = base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-        values = packed if asked.encoding_format == "base64" else [float(value) for value in vector]
-        data.append(Embedding(index=at, embedding=values))
-    tokens = await engine.model(lambda: encoder.count_tokens(texts), "embed")
-    return EmbeddingResponse(
-        data=data, model=encoder.bundle_id, usage={"prompt_tokens": tokens, "total_tokens": tokens}
-    )
+    piece = Piece("embed", visit.share, visit.deadline(engine.settings.serve.embed_deadline_ms), len(texts))
+
+    def embedded() -> bytes:
+        data: list[dict[str, Any]] = []
+        tokens = 0
+        for at in range(0, len(texts), _EMBEDDED_AT_ONCE):  # to read them takes time too
+            pace.check()
+            some = texts[at : at + _EMBEDDED_AT_ONCE]
+            tokens += encoder.count_tokens(some)
+            for number, vector in enumerate(embed(some), start=at):
+                data.append({"object": "embedding", "index": number, "embedding": _written(vector, asked)})
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return msgspec.json.encode({"object": "list", "data": data, "model": encoder.bundle_id, "usage": usage})
+
+    return Response(await while_there(request, engine.model(embedded, piece)), media_type="application/json")
+
+
+def _written(vector: NDArray[np.float32], asked: EmbeddingRequest) -> list[float] | str:
+    if asked.encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    return [float(value) for value in vector]
 
 
 async def _scored(request: Request, model: str, query: str, documents: Sequence[Any]) -> list[Scored]:
+    note_queries(request, [query])
     engine: Engine = request.app.state.engine
     name = model if model in engine.settings.serve.bundles else DEFAULT
     reranker = engine.reranker(name)
-    deadline = float(engine.settings.serve.rerank_deadline_ms)
-    return await engine.model(lambda: rerank(query, documents, reranker, deadline))
+    visit = access.visit(request)
+    piece = Piece("list", visit.share, visit.deadline(engine.settings.serve.rerank_deadline_ms), len(documents))
+    work = partial(rerank_by, query, documents, reranker, piece.deadline)
+    return await while_there(request, engine.model(work, piece))
 
 
 def probability(logit: float) -> float:

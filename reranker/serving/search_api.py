@@ -1,29 +1,45 @@
-"""shelfrank's own endpoints: a search with its own first stage, what the page needs to know, and feedback."""
+"""shelfrank's own endpoints: a search with its own first stage, and what the page needs to know."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import uuid
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer import client as clusters
 from reranker.commands import page_json
-from reranker.explaining.explained import Explained, Language
+from reranker.encoder import QueryVectors
+from reranker.explaining.explained import Language
 from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain
-from reranker.rescore import untouched
+from reranker.rescore import Candidate, Outcome
 from reranker.retrieval import MODES, Filters, Retriever
 from reranker.scoring import CrossEncoder
-from reranker.search import MAX_REACH, MAX_WINDOW, Page, Searcher
-from reranker.serving import ubi
+from reranker.search import MAX_REACH, MAX_WINDOW, ModelWork, Page, Searcher
+from reranker.serving import access, ubi
 from reranker.serving.access import needs
+from reranker.serving.crew import Piece
 from reranker.serving.engine import DEFAULT, Engine
+from reranker.serving.events_api import Line
+from reranker.serving.gateway import aside
+from reranker.serving.notes import note_queries
+from reranker.serving.visits import Visit, while_there
 
 router = APIRouter(dependencies=[Depends(needs("search"))])
+T = TypeVar("T")
+
+# A search waits so long for a free thread, or for the vector that its first stage asks with.
+_PATIENCE_S = 10.0
+# An explanation ends at the deadline by itself, with what it has; it is waited for a little.
+_GRACE_S = 1.0
+_HIT_BYTES = 2_000  # about
 
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^_.\-/\\*?\"<>| ,#:+][^/\\*?\"<>| ,#:]*$")
@@ -75,7 +91,7 @@ class SearchRequest(Search):
 
     deadline_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
     fields: Annotated[list[Short], Field(max_length=100)] | None = None
-    client_id: Short = ""
+    client_id: Line = ""
 
 
 class ExplainRequest(Search):
@@ -85,29 +101,6 @@ class ExplainRequest(Search):
     ids: Annotated[list[Short], Field(min_length=1, max_length=MAX_HITS)] | None = None
     language: Language = "en"
     time_limit_ms: Annotated[float, Field(ge=0, le=10_000)] = TIME_LIMIT_MS
-
-
-class EventRequest(BaseModel):
-    """One thing a shopper did with a result, as UBI has it."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "action_name": "click",
-                "query_id": "5f0c…",
-                "client_id": "c1",
-                "object_id": "a1",
-                "position": 1,
-            }
-        },
-    )
-    action_name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    query_id: Short
-    client_id: Short
-    object_id: Short = ""
-    position: Annotated[int, Field(ge=1, le=MAX_REACH)] | None = None
-    message: Annotated[str, StringConstraints(max_length=1000)] = ""
 
 
 class Shop:
@@ -151,55 +144,106 @@ class Shop:
             self._retriever = None
 
 
-def find(shop: Shop, engine: Engine, asked: SearchRequest) -> Page:
-    """One page; a reranker that is missing or left alone is told as such."""
-    why = engine.unavailable(asked.bundle) if asked.rerank else ""
-    page = shop.searcher(asked.bundle).search(
-        asked.index,
-        asked.query,
-        mode=asked.mode,
-        window=asked.window,
-        size=asked.size,
-        start=asked.start,
-        filters=asked.narrowed(),
-        rerank=asked.rerank and not why,
-        fields=asked.fields,
-        deadline_ms=asked.deadline_ms,
-        weight=asked.weight,
+class ByTheEngine(ModelWork):
+    """The models' work of one search, when the engine says; the search waits for the cluster in a thread of its own."""
+
+    def __init__(self, engine: Engine, visit: Visit, asked: Search, deadline: float) -> None:
+        self.engine, self.visit, self.asked, self.deadline = engine, visit, asked, deadline
+        self._loop = asyncio.get_running_loop()
+        self.piece = Piece("search", visit.share, visit.deadline(_PATIENCE_S * 1000))
+
+    def run(self, kind: str, work: Callable[[], T]) -> T:
+        """When it is the share's turn; a first stage needs its vector, so it is not refused for want of time."""
+        until = self.deadline + _GRACE_S if kind == "explain" else time.monotonic() + _PATIENCE_S
+        piece = Piece(kind, self.visit.share, until)
+        return asyncio.run_coroutine_threadsafe(self.engine.model(work, piece), self._loop).result()
+
+    def rescore(
+        self,
+        query: str,
+        window: Sequence[Candidate],
+        reranker: CrossEncoder | None,
+        blend: float | None,
+        deadline: float,
+        vectors: QueryVectors | None,
+    ) -> Outcome:
+        """By the engine, at the deadline that counts from the request's arrival."""
+        nobody_waits = self.piece.turn is not None and self.piece.turn.stopped
+        if not self.asked.rerank or nobody_waits:
+            self.engine.count(self.asked.index, "skipped")
+            return super().rescore(query, window, None, blend, deadline, vectors)
+        rescoring = self.engine.rescore(
+            query,
+            window,
+            index=self.asked.index,
+            bundle=self.asked.bundle,
+            weight=blend,
+            deadline=self.deadline,
+            share=self.visit.share,
+        )
+        return asyncio.run_coroutine_threadsafe(rescoring, self._loop).result()
+
+
+def find(shop: Shop, asked: SearchRequest, models: ByTheEngine) -> Page:
+    """One page, from a thread; a reranker that is missing or left alone is told as such."""
+    return (
+        shop.searcher(asked.bundle)
+        .worked_by(models)
+        .search(
+            asked.index,
+            asked.query,
+            mode=asked.mode,
+            window=asked.window,
+            size=asked.size,
+            start=asked.start,
+            filters=asked.narrowed(),
+            rerank=asked.rerank,
+            fields=asked.fields,
+            weight=asked.weight,
+        )
     )
-    if why:
-        page.rerank = {**untouched([], "error", why).summary(), "window": page.rerank["window"]}
-    elif asked.rerank:
-        engine.record(asked.bundle, page.rerank["status"], asked.deadline_ms is None)
-    return page
 
 
 @router.post("/v1/search", summary="Search with shelfrank's own first stage")
-async def search(request: Request, asked: SearchRequest) -> dict[str, Any]:
+async def search(request: Request, asked: SearchRequest) -> Response:
     """A page of hits with all their scores and ranks; `rerank` says what rescoring did, `took_ms` where time went.
 
     `query_id` is for the events that follow.
     """
     engine: Engine = request.app.state.engine
     shop: Shop = request.app.state.shop
-    page = await engine.run(lambda: find(shop, engine, asked), "search")
-    engine.count(asked.index, page.rerank["status"])
-    query_id = str(uuid.uuid4())
+    visit = access.visit(request)
+    note_queries(request, [asked.query])
+    chosen = engine.settings.search.deadline_ms if asked.deadline_ms is None else asked.deadline_ms
+    models = ByTheEngine(engine, visit, asked, visit.deadline(chosen))
+    page = await while_there(request, engine.search(lambda: find(shop, asked, models), models.piece))
+    query_id = request.app.state.query_ids.new(asked.client_id)
     if engine.settings.serve.ubi:
-        row = ubi.query_row(query_id, asked.client_id, asked.query, asked.index, [hit.id for hit in page.hits], _now())
-        request.app.state.ubi.put(ubi.QUERIES, row)
-    return {"query_id": query_id, "query": asked.query, "index": asked.index, **page_json(page)}
+        row = ubi.query_row(query_id, asked.client_id, asked.query, asked.index, [hit.id for hit in page.hits])
+        request.app.state.ubi.put(ubi.QUERIES, row, visit.share.name)
+    answer = {"query_id": query_id, "query": asked.query, "index": asked.index, **page_json(page)}
+    return await written(answer, len(page.hits))
+
+
+async def written(answer: dict[str, Any], hits: int) -> Response:
+    """The answer as JSON; a long list is written beside the event loop."""
+    body = await aside(hits * _HIT_BYTES, partial(msgspec.json.encode, answer))
+    return Response(body, media_type="application/json")
 
 
 @router.post("/v1/explain", summary="Why hits stand where they stand")
-async def explained(request: Request, asked: ExplainRequest) -> dict[str, Any]:
+async def explained(request: Request, asked: ExplainRequest) -> Response:
     """The same search again, its hits taken apart: scores, terms, fields, words, and sentences about them."""
     engine: Engine = request.app.state.engine
     shop: Shop = request.app.state.shop
+    visit = access.visit(request)
+    note_queries(request, [asked.query])
+    deadline = visit.deadline(engine.settings.serve.rerank_deadline_ms)
+    models = ByTheEngine(engine, visit, asked, deadline)
 
-    def told() -> Explained:
-        return explain(
-            shop.searcher(asked.bundle),
+    def told() -> Any:
+        found = explain(
+            shop.searcher(asked.bundle).worked_by(models),
             asked.index,
             asked.query,
             ids=asked.ids,
@@ -212,21 +256,11 @@ async def explained(request: Request, asked: ExplainRequest) -> dict[str, Any]:
             weight=asked.weight,
             time_limit_ms=asked.time_limit_ms,
             language=asked.language,
-            deadline_ms=float(engine.settings.serve.rerank_deadline_ms),
+            deadline_ms=max(0.0, deadline - time.monotonic()) * 1000,
         )
+        return msgspec.to_builtins(found)
 
-    answer: dict[str, Any] = msgspec.to_builtins(await engine.run(told, "explain"))
-    return answer
-
-
-@router.post("/v1/events", status_code=202, summary="Write down what a shopper did with a result")
-async def event(request: Request, asked: EventRequest) -> dict[str, Any]:
-    """Kept in the cluster's `ubi_events` where `serve.ubi` is on; `kept` says whether it was."""
-    on: bool = request.app.state.engine.settings.serve.ubi
-    if on:
-        row = ubi.event_row(**asked.model_dump(), timestamp=_now())
-        request.app.state.ubi.put(ubi.EVENTS, row)
-    return {"kept": on}
+    return await written(await while_there(request, engine.search(told, models.piece)), MAX_HITS)
 
 
 @router.get("/v1/about", summary="What the service has to offer")
@@ -247,7 +281,3 @@ async def about(request: Request) -> dict[str, Any]:
         "missing": engine.missing,
         "ubi": settings.serve.ubi,
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

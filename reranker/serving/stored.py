@@ -17,6 +17,7 @@ from reranker.serving.passing import Passage
 _KEPT_S = 60.0
 _KEPT = 1_000  # names; clients choose them
 _LIMIT_S = 1.0  # a search waits for it
+_LONGEST = 2_000  # of one name, or several; no address that OpenSearch reads holds many more characters
 # `local`: without an elected manager the cluster would let a look at its mappings wait, while it answers searches.
 _ONLY = urlencode({"filter_path": "*.mappings._meta.shelfrank", "local": "true"})
 
@@ -34,7 +35,7 @@ class StoredVectors:
     async def fields(self, index: str) -> frozenset[str]:
         """Names of the fields that hold vectors of loaded encoders, in one index or several ("a,b", "a*", "" for all);
         empty where there are none, or nothing is told."""
-        if not self._engine.encoders:
+        if not self._engine.encoders or len(index) > _LONGEST:
             return frozenset()
         found = self._known.get(index)
         if found is None:

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from indexer.settings import Serve, Settings
 from reranker.serving.app import create
-from reranker.serving.command import configured
+from reranker.serving.listening import configured
 from tests.waiting import until
 
 

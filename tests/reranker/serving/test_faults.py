@@ -19,6 +19,7 @@ from indexer import node as nodes
 from indexer.embedded import process
 from indexer.settings import Node, Settings
 from reranker import bundle
+from reranker.serving.crew import Piece
 from reranker.serving.engine import DEFAULT
 from tests.reranker.serving.service import Running, running, with_serve
 from tests.waiting import until
@@ -177,9 +178,10 @@ def test_what_would_come_too_late_is_answered_at_once(
 
         for _ in range(12):  # until it knows how long one takes
             found.search(shop, {**BODY, "ext": {"shelfrank": {"window": 3}}})
-        assert engine._typical_s > 0.2
+        costs = engine._models.costs
+        assert costs.expected(Piece("rerank", units=3)) > 0.2
         # As if each took so long, and the first one does not end: it does not matter how quickly the shoppers come.
-        engine._typical_s = 5.0
+        costs._seconds["rerank"] = 5.0 / 3
         goes_on.clear()
         with ThreadPoolExecutor(24) as shoppers:
             answers = [shoppers.submit(ask) for _ in range(24)]

@@ -14,6 +14,14 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("shelfrank_requests", "Requests answered.", ["route", "status"], registry=registry)
         self.in_flight = Gauge("shelfrank_requests_in_flight", "Requests being answered.", registry=registry)
+        self.connections = Gauge("shelfrank_connections", "Open connections.", ["listener"], registry=registry)
+        self.ended = Counter(
+            "shelfrank_connections_ended",
+            "Connections that the service ended: the client was idle or slow to send, did not read (unread), made room for "
+            "another one (displaced), or found none (refused).",
+            ["listener", "why"],
+            registry=registry,
+        )
         self.seconds = Histogram(
             "shelfrank_request_seconds", "Time to answer a request.", ["route"], buckets=_SECONDS, registry=registry
         )
@@ -39,6 +47,13 @@ class Metrics:
             "shelfrank_cache",
             "Results of models (scores, query_vectors) looked up in the cache: hit, or miss.",
             ["what", "result"],
+            registry=registry,
+        )
+        self.ubi_dropped = Counter(
+            "shelfrank_ubi_dropped",
+            "Rows of user behaviour that were not written: there was no room (full), the cluster did not take them "
+            "(cluster), or the service ended (stop).",
+            ["why"],
             registry=registry,
         )
         self.tokens = Histogram(

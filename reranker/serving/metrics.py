@@ -17,8 +17,8 @@ class Metrics:
         self.connections = Gauge("shelfrank_connections", "Open connections.", ["listener"], registry=registry)
         self.ended = Counter(
             "shelfrank_connections_ended",
-            "Connections that the service ended: the client was idle or slow to send, did not read (unread), made room for "
-            "another one (displaced), or found none (refused).",
+            "Connections that the service ended: the client was idle or slow to send, did not read (unread), made room "
+            "for another one (displaced), or found none (refused).",
             ["listener", "why"],
             registry=registry,
         )

@@ -21,6 +21,7 @@ HEAD_TIMEOUT_S = 10.0
 HEAD_BYTES = 65_536
 HEAD_FIELDS = 200
 KEEP_ALIVE_S = 30
+LINGER_S = 2.0
 PIPELINED = 16
 _SLICE = 16_384
 
@@ -129,7 +130,12 @@ class Patient(HttpToolsProtocol):
         body = json.dumps({"message": message}).encode()
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
-        self.transport.close()
+        if self.is_answering or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # A client that is still sending would hear of a reset and not of the answer, so it has a moment to read.
+        self.transport.write_eof()
+        self._due = time.monotonic() + LINGER_S
 
     # What the client is sent
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
 from indexer.errors import UsageError
@@ -17,7 +15,7 @@ from indexer.settings import Serve, Settings, load
 from reranker.serving import ops
 from reranker.serving.keys import new
 from reranker.serving.listening import listen, listen_for_operations, port_of
-from tests.reranker.serving.raw import answer, connect, status
+from tests.reranker.serving.raw import connect
 from tests.reranker.serving.service import Running, running, with_serve
 from tests.waiting import until
 
@@ -157,5 +155,5 @@ def test_a_name_is_listened_to_on_all_its_addresses_at_one_port() -> None:
     finally:
         for each in found:
             each.close()
-    with pytest.raises(UsageError, match="nowhere.invalid"):
+    with pytest.raises(UsageError, match=r"nowhere\.invalid"):
         listen("nowhere.invalid", 0, NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,7 +19,7 @@ from reranker.commands import page_json
 from reranker.encoder import QueryVectors
 from reranker.explaining.explained import Language
 from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain
-from reranker.rescore import Candidate, Outcome
+from reranker.rescore import Candidate, Outcome, untouched
 from reranker.retrieval import MODES, Filters, Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import MAX_REACH, MAX_WINDOW, ModelWork, Page, Searcher
@@ -39,6 +39,7 @@ T = TypeVar("T")
 _PATIENCE_S = 10.0
 # An explanation ends at the deadline by itself, with what it has; it is waited for a little.
 _GRACE_S = 1.0
+_LOOP_S = 5.0  # by then a loop that lives has answered
 _HIT_BYTES = 2_000  # about
 
 Name = Annotated[
@@ -156,7 +157,7 @@ class ByTheEngine(ModelWork):
         """When it is the share's turn; a first stage needs its vector, so it is not refused for want of time."""
         until = self.deadline + _GRACE_S if kind == "explain" else time.monotonic() + _PATIENCE_S
         piece = Piece(kind, self.visit.share, until)
-        return asyncio.run_coroutine_threadsafe(self.engine.model(work, piece), self._loop).result()
+        return self._awaited(self.engine.model(work, piece), until)
 
     def rescore(
         self,
@@ -181,7 +182,15 @@ class ByTheEngine(ModelWork):
             deadline=self.deadline,
             share=self.visit.share,
         )
-        return asyncio.run_coroutine_threadsafe(rescoring, self._loop).result()
+        try:
+            return self._awaited(rescoring, self.deadline)
+        except TimeoutError:
+            return untouched(window, "timeout", "the deadline came while the window was scored", reranker)
+
+    def _awaited(self, work: Coroutine[Any, Any, T], until: float) -> T:
+        """The result of what ends by then by itself, unless the event loop has ended before it."""
+        left = max(0.0, until - time.monotonic())
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(left + _LOOP_S)
 
 
 def find(shop: Shop, asked: SearchRequest, models: ByTheEngine) -> Page:

@@ -87,7 +87,7 @@ def test_a_deadline_is_looked_at_between_micro_batches(reranker: CrossEncoder, m
 
     monkeypatch.setattr(reranker.session, "run", counted)
     readings = iter([0.0, 0.0, 10.0, 10.0, 10.0])
-    monkeypatch.setattr("reranker.scoring.time", SimpleNamespace(monotonic=lambda: next(readings)))
+    monkeypatch.setattr("reranker.pace.time", SimpleNamespace(monotonic=lambda: next(readings)))
     scores = reranker.score("cup", tokens(reranker) * 40, deadline=5.0)
     assert len(runs) == 2
     assert scores.timed_out

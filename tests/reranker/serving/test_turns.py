@@ -128,12 +128,14 @@ def test_a_long_piece_hands_its_slot_on_between_passes_and_goes_on_later() -> No
         await settled()
         assert not short.done()
         step.release()  # before its third pass it has held the slot for 0.4 s
-        turn = await short
-        order.append("short")
-        clock.now += 0.1
-        turns.end(turn)
-        step.release(10)
-        await thread
+        try:
+            turn = await asyncio.wait_for(short, 10)
+            order.append("short")
+            clock.now += 0.1
+            turns.end(turn)
+        finally:
+            step.release(10)
+            await thread
         assert (turns.holding, turns.waiting) == (0, 0)
         return order
 

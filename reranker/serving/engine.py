@@ -132,6 +132,7 @@ class Engine:
         weight: float | None = None,
         deadline: float = float("inf"),
         share: Share = EVERYBODY,
+        vectors: QueryVectors | None = None,
     ) -> Outcome:
         """What `reranker.rescore` does, when it is the share's turn, answered when the deadline comes, whatever runs.
 
@@ -149,7 +150,8 @@ class Engine:
             reason = "the deadline came before the window could be scored"
             return self._counted(untouched(window, "timeout", reason, reranker), index)
         self.metrics.window.observe(len(window))
-        vectors = QueryVectors(query, self.encoders) if weighs_cosines(reranker, weight) else None
+        if vectors is None and weighs_cosines(reranker, weight):
+            vectors = QueryVectors(query, self.encoders)
         piece = Piece("rerank", share, deadline, len(window))
         work = partial(rescore, query, window, reranker, weight, deadline, vectors)
         future = asyncio.ensure_future(self.run(work, piece))

@@ -181,6 +181,7 @@ class ByTheEngine(ModelWork):
             weight=blend,
             deadline=self.deadline,
             share=self.visit.share,
+            vectors=vectors,
         )
         try:
             return self._awaited(rescoring, self.deadline)

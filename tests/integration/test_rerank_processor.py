@@ -220,13 +220,13 @@ class Fault:
         self.keyed, self.patch = keyed, monkeypatch
 
     def slow(self) -> None:
-        real = rerank_api.rerank
+        real = rerank_api.rerank_by
 
         def late(*arguments: Any) -> Any:
             time.sleep(2.5)
             return real(*arguments)
 
-        self.patch.setattr(rerank_api, "rerank", late)
+        self.patch.setattr(rerank_api, "rerank_by", late)
 
     def score(self) -> None:
         self.patch.setattr(rerank_api, "probability", lambda logit: 0.1 + 0.2)

@@ -274,7 +274,10 @@ def main(minutes: float, quiet: float, rate: float, as_json: bool) -> None:
             process.terminate()
             process.wait(60)
         log.seek(0)
-        tracebacks = log.read().count(b"Traceback")
+        text = log.read().decode("utf-8", "replace")
+        tracebacks = text.count("Traceback")
+        if tracebacks:
+            print(text[text.rindex("Traceback") :][:3000], file=sys.stderr)
     alive = clusters.connect(loaded).cluster.health()["status"] in ("green", "yellow")
     if as_json:
         emit_json({"parts": parts, "answers": answers, "tracebacks": tracebacks, "node_lives": alive})

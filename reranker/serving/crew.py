@@ -15,6 +15,12 @@ from reranker.serving.turns import EVERYBODY, Share, Turn, Turns
 T = TypeVar("T")
 
 
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Whatever came of it: where nobody waits any more, that is no fault to log."""
+    if not done.cancelled():
+        done.exception()
+
+
 class Piece:
     """A piece of work: of which kind, whose, by when (a reading of `time.monotonic()`), and how many units (hits, or
     texts). `turn` is there once it has its slot."""
@@ -33,7 +39,7 @@ class Piece:
         if self.turn is not None:
             self.turn.stop()
         if not future.done():
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            future.add_done_callback(_looked_at)
             future.cancel()
 
 
@@ -77,7 +83,9 @@ class Crew:
             return result
 
         # What is cancelled meanwhile ends by itself, before its next forward pass, and gives its slot back.
-        return await asyncio.shield(asyncio.wrap_future(self._pool.submit(timed)))
+        working = asyncio.wrap_future(self._pool.submit(timed))
+        working.add_done_callback(_looked_at)
+        return await asyncio.shield(working)
 
     def close(self) -> None:
         """End the work that is in hand; what waits is not begun."""

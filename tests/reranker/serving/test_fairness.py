@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -153,7 +154,7 @@ def test_one_clients_many_long_searches_make_no_other_skip(
 
 
 def test_embeddings_that_nobody_waits_for_end_and_keep_no_search_waiting(
-    patient: Settings, shop: str, monkeypatch: pytest.MonkeyPatch
+    patient: Settings, shop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(with_serve(patient)) as found:
         encoder = found.app.state.engine.encoder
@@ -177,6 +178,8 @@ def test_embeddings_that_nobody_waits_for_end_and_keep_no_search_waiting(
         assert begun < 100
         assert word(found.search(shop, asking(5)))["status"] == "applied"
         assert 'shelfrank_requests_total{route="/v1/embeddings",status="499"} 2.0' in found.http.get("/metrics").text
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_embeddings_end_at_their_deadline(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

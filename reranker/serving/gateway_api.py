@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from indexer.errors import InputError
 from reranker.serving import bodies, page_files
+from reranker.serving import plan as plans
 from reranker.serving.access import KEY_HEADER, DeniedError, bearer, check, is_own, visit
 from reranker.serving.gateway import Caller, Gateway, aside
 from reranker.serving.keys import Keys
+from reranker.serving.notes import note_queries
 from reranker.serving.passing import Answer, decoded, ends_all, passes, right_of
 from reranker.serving.visits import while_there
 
@@ -91,11 +94,20 @@ async def cluster(request: Request) -> Response:
     parts = path.split("/")[1:]
     if parts[-1] in ("_search", "_msearch") and len(parts) <= 2 and request.method in ("GET", "POST"):
         index = parts[0] if len(parts) == 2 else ""
+        if settings.log_queries:
+            note_queries(request, await aside(len(body), partial(_texts, body, parts[-1], query)))
         answering = gateway.search if parts[-1] == "_search" else gateway.msearch
         work = answering(request.method, raw_path, index, query, body, caller)
     else:
         work = gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
     return _response(await while_there(request, work))
+
+
+def _texts(body: bytes, endpoint: str, query: str) -> list[str]:
+    """What each search of a request is about."""
+    if endpoint == "_search":
+        return [plans.text(body, dict(parse_qsl(query, keep_blank_values=True)))]
+    return [plans.text(each, {}) for each in [line for line in body.split(b"\n") if line.strip()][1::2]]
 
 
 def _caller(request: Request, right: str) -> Caller:

@@ -106,6 +106,16 @@ def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str])
     return plan
 
 
+def text(body: bytes, params: Mapping[str, str]) -> str:
+    """What a search is about, whether it is to be reranked or not; empty where nothing says."""
+    try:
+        parts = msgspec.json.decode(body, type=Json) if body.strip() else {}
+        ask, rest = _ask(parts)
+        return bounded((ask.query if ask else "") or params.get("q", "") or _text(rest))
+    except (msgspec.DecodeError, ValueError, RecursionError, InputError):
+        return ""
+
+
 def _ask(parts: Json) -> tuple[Ask | None, Json]:
     """`ext.shelfrank`, and the body without it."""
     try:

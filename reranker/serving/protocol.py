@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from enum import Enum
 from functools import partial
@@ -57,6 +58,8 @@ class Patient(HttpToolsProtocol):
         """The connection is there; with TLS its handshake is still to come."""
         self.outlet = outlet
         outlet.set_write_buffer_limits(high=0)  # whatever a client does not read is heard of
+        # asyncio does so for the sockets alone that it has made; without, an answer waits for the client's next word.
+        outlet.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self.listener.enter(self, outlet.get_extra_info("peername")):
             self.limit_concurrency = 0  # uvicorn's word for no room
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 import time
@@ -312,6 +313,21 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, str],
         return {}, None
     cert, key = certificate(tmp_path)
     return {"tls_cert": cert, "tls_key": key}, ssl.create_default_context(cafile=cert)
+
+
+def test_no_answer_waits_for_the_clients_next_word(shop: Shop, tls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, context = tls
+    sends_at_once: list[int] = []
+    arrive = protocol.Patient.arrive
+
+    def looked_at(patient: protocol.Patient, outlet: Any) -> None:
+        arrive(patient, outlet)
+        sends_at_once.append(outlet.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(protocol.Patient, "arrive", looked_at)
+    with served(shop, **settings) as port, connect(port, GET, tls=context) as connection:
+        assert status(answer(connection)) == 200
+    assert sends_at_once == [1]
 
 
 def test_an_answer_that_nobody_reads_is_not_kept(shop: Shop, tls: Any) -> None:

@@ -176,18 +176,19 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The HTTP service. Other hosts than this one are served only when there are API keys.
 
     `index` is the catalogue that the page opens with; with `ubi` its searches and clicks are written to the cluster's
-    `ubi_queries` and `ubi_events`: of one search for `events_hours`, and `events_each` at most. `rerank_deadline_ms` bounds a call of the rerank API, which has no first stage.
-    `keys_file` holds them (see `shelfrank keys`), beside those in SHELFRANK_API_KEYS. `forward` is what the gateway
-    passes to the cluster beside searches: `read`, `write` (documents too) or `all`. With `cluster_decides` the gateway
-    asks for no key and leaves it to the cluster whom it answers. `workers` rerankings run at once and `queue` more
-    wait; after `breaker_failures` failures in a row a model is left alone for `breaker_s`. `rerank` is for indexes
-    that `indexes` does not name. `connections` and `read_timeout_s` bound what slow clients hold; `unread_bytes`, and for
-    each `write_timeout_s`, what those hold that do not read. `cache_scores` and `cache_queries` bound the scores of pairs
-    and the query vectors that each model keeps in memory; 0 keeps none. Health, readiness and metrics have a listener of
-    their own on `ops_host` (empty: `host`) and `ops_port`: when not set the port after `port`, or any free one where that
-    is taken; 0 is any free one, -1 none.
-    `searches` of /v1/search wait for the cluster at once. `embed_deadline_ms` bounds a call for embeddings. Clients
-    share the models by key, or by address; that of `trusted_proxies` (networks, with commas between) is whom they say.
+    `ubi_queries` and `ubi_events`: of one search for `events_hours`, and `events_each` at most. `rerank_deadline_ms`
+    bounds a call of the rerank API, which has no first stage. `keys_file` holds them (see `shelfrank keys`), beside
+    those in SHELFRANK_API_KEYS. `forward` is what the gateway passes to the cluster beside searches: `read`, `write`
+    (documents too) or `all`. With `cluster_decides` the gateway asks for no key and leaves it to the cluster whom it
+    answers. `workers` rerankings run at once and `queue` more wait; after `breaker_failures` failures in a row a
+    model is left alone for `breaker_s`. `rerank` is for indexes that `indexes` does not name. `connections` and
+    `read_timeout_s` bound what slow clients hold; `unread_bytes`, and for each `write_timeout_s`, what those hold
+    that do not read. `cache_scores` and `cache_queries` bound the scores of pairs and the query vectors that each
+    model keeps in memory; 0 keeps none. Health, readiness and metrics have a listener of their own on `ops_host`
+    (empty: `host`) and `ops_port`: when not set the port after `port`, or any free one where that is taken; 0 is any
+    free one, -1 none. `searches` of /v1/search wait for the cluster at once. `embed_deadline_ms` bounds a call for
+    embeddings. Clients share the models by key, or by address; that of `trusted_proxies` (networks, with commas
+    between) is whom they say.
     """
 
     host: str = "127.0.0.1"
@@ -227,12 +228,46 @@ class Serve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What one search through the gateway may ask of the cluster.
+    """What one request through the gateway may ask of the cluster; docs/security.md has a row for each.
 
-    `hits_per_request` bounds the hits of all searches of an `_msearch` together.
+    Texts are in characters, bodies in bytes, times in seconds. `scripts` and `templates` let them through unlooked at.
+    `hidden` are indexes that no client sees beside those of the service itself: names and patterns, with commas.
     """
 
+    scripts: bool = False
+    templates: bool = False
+    hidden: str = ""
+    searches: int = 100
+    search_bytes: int = 1_000_000
+    size: int = 10_000
+    reach: int = 10_000
     hits_per_request: int = 10_000
+    inner_hits: int = 100
+    window: int = 1_000
+    deadline_ms: float = 60_000.0
+    rescore_window: int = 1_000
+    neighbours: int = 10_000
+    keep_alive_s: float = 300.0
+    clauses: int = 1_024
+    terms: int = 10_000
+    parts: int = 256
+    text_characters: int = 10_000
+    query_string_characters: int = 10_000
+    operators: int = 500
+    fuzzy_characters: int = 1_000
+    expansions: int = 1_000
+    slop: int = 1_000
+    wildcards: int = 50
+    pattern_characters: int = 500
+    regexps: int = 10
+    regexp_characters: int = 250
+    regexp_repeats: int = 1_000
+    determinized_states: int = 10_000
+    aggregations: int = 100
+    aggregation_depth: int = 5
+    buckets: int = 65_536
+    compression: float = 1_000.0
+    digits: int = 3
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -27,6 +27,7 @@ from reranker.serving.engine import Engine
 from reranker.serving.gateway import Gateway
 from reranker.serving.guard import Guard
 from reranker.serving.keys import Keys
+from reranker.serving.limits.hidden import Hidden
 from reranker.serving.metrics import Metrics
 from reranker.serving.notes import note
 from reranker.serving.passing import Passage
@@ -57,6 +58,7 @@ def create(settings: Settings) -> FastAPI:
     app.state.proxies = visits.networks(settings.serve.trusted_proxies)
     app.state.engine = engine = Engine(settings, metrics)
     app.state.passage = Passage(settings.cluster)
+    app.state.hidden = Hidden(app.state.passage, settings.limits.hidden)
     app.state.gateway = Gateway(app.state.passage, engine, settings, metrics)
     app.state.shop = search_api.Shop(engine)
     app.state.query_ids = QueryIds(os.environ, settings.serve)

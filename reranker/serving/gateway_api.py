@@ -14,7 +14,8 @@ from reranker.serving import bodies, page_files
 from reranker.serving import plan as plans
 from reranker.serving.access import KEY_HEADER, DeniedError, bearer, check, is_own, visit
 from reranker.serving.gateway import Caller, Gateway, aside
-from reranker.serving.keys import Keys
+from reranker.serving.keys import Key, Keys
+from reranker.serving.limits import requests
 from reranker.serving.notes import note_queries
 from reranker.serving.passing import Answer, decoded, ends_all, passes, right_of
 from reranker.serving.visits import while_there
@@ -83,6 +84,8 @@ async def cluster(request: Request) -> Response:
     content_type = request.headers.get("content-type", "")
     body = await _body(request, settings.max_body_bytes)
     await aside(len(body) + len(query), partial(bodies.check, body, content_type, query))
+    if passes(request.method, path, "write"):
+        raw_path, body = await _limited(request, raw_path, path, query, body)
     if request.method == "DELETE" and settings.forward != "all":
         try:
             everybodys = ends_all(path, query, body)
@@ -101,6 +104,17 @@ async def cluster(request: Request) -> Response:
     else:
         work = gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
     return _response(await while_there(request, work))
+
+
+async def _limited(request: Request, raw_path: str, path: str, query: str, body: bytes) -> tuple[str, bytes]:
+    """Path and body as they may be passed on. Raises InputError and DeniedError for what may not."""
+    settings, hidden = request.app.state.settings, request.app.state.hidden
+    asked = await aside(len(body) + len(query), partial(requests.check, path, query, body, settings.limits))
+    key: Key | None = getattr(request.state, "key", None)
+    if settings.serve.forward == "all" and (key is None or "admin" in key.rights):
+        return raw_path, body
+    aliases = await hidden.aliases()
+    return await aside(len(body), partial(hidden.passed_on, asked, raw_path, body, aliases))
 
 
 def _texts(body: bytes, endpoint: str, query: str) -> list[str]:

@@ -10,7 +10,7 @@ import msgspec
 
 from indexer.errors import InputError
 from indexer.mappings import made_by
-from indexer.settings import Policy, Settings
+from indexer.settings import Limits, Policy, Settings
 from reranker import signals
 from reranker.explaining.explained import Language
 from reranker.rescore import TOKENS_FIELD, TOKENS_NAME_FIELD, Status
@@ -96,6 +96,8 @@ def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str])
     except (msgspec.DecodeError, RecursionError):
         return Plan(None, body, skip="the body is no JSON object")
     ask, rest = _ask(parts)
+    if ask is not None:
+        _check(ask, settings.limits)
     plain = body if ask is None else msgspec.json.encode(rest)
     policy = settings.serve.indexes.get(index) or Policy(rerank=settings.serve.rerank)
     plan = Plan(ask, plain)
@@ -104,6 +106,13 @@ def read(body: bytes, index: str, settings: Settings, params: Mapping[str, str])
     except (msgspec.DecodeError, ValueError, RecursionError):
         plan.skip = "the body holds what OpenSearch itself will refuse"
     return plan
+
+
+def _check(ask: Ask, limits: Limits) -> None:
+    for name in ("window", "deadline_ms"):
+        value, most = getattr(ask, name), getattr(limits, name)
+        if value is not None and value > most:
+            raise InputError(f"ext.shelfrank.{name} is {value:g}; more than {most:g} is not taken (limits.{name}).")
 
 
 def text(body: bytes, params: Mapping[str, str]) -> str:

@@ -85,7 +85,10 @@ class Hidden:
             given = named[0] if named else asked.index
             several = given if isinstance(given, list) else [given]
             expression = self.shown(several, aliases)
-            if expression != ",".join(map(str, several)):
+            is_null = any(
+                name in header and header[name] is None for name in _NAMED
+            )  # which ends in an error of a node
+            if is_null or expression != ",".join(map(str, several)):
                 rest = {name: value for name, value in header.items() if name not in _NAMED}
                 lines[2 * at] = msgspec.json.encode({**rest, "index": expression})
         return b"\n".join([*lines, b""])

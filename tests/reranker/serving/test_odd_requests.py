@@ -61,6 +61,8 @@ QUERIES: list[Any] = [
     {"query": {"wrapper": {"query": "eyJtYXRjaF9hbGwiOnt9fQ=="}}},
     {"query": {"script_score": {"query": {"match_all": {}}, "script": {"source": "1"}}}},
     {"query": "cup", "documents": ["cup"], "texts": ["杯"]},
+    {"query": {"match_all": {}}},
+    {"query": {"match": {"title": "保温杯"}}},
     {"input": "cup"},
     {"index": "shop", "query": "\u0000"},
     {"docs": [{"_index": "ubi_queries", "_id": "1"}]},

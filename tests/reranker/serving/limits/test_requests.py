@@ -1,4 +1,4 @@
-"""What may be asked of a cluster through the gateway, from the side of who wants too much of it, and of who does not."""
+"""What may be asked of a cluster through the gateway, from the side of who wants too much, and of who does not."""
 
 from __future__ import annotations
 

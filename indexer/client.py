@@ -81,33 +81,51 @@ def call(request: Callable[[], T]) -> T:
 
 def explained(error: opensearch_errors.OpenSearchException) -> ClusterError:
     """The ClusterError for an exception of opensearch-py. It holds no header, so no password."""
+    return ClusterError(_message(error), _outward(error))
+
+
+def _message(error: opensearch_errors.OpenSearchException) -> str:
     if isinstance(error, opensearch_errors.SSLError):
-        return ClusterError(
+        return (
             f"No trusted TLS connection to OpenSearch: {cause(error)}. Name the authority that signed the cluster's "
             "certificate in OPENSEARCH_CA_FILE; the host in OPENSEARCH_URL must be one of the certificate's names."
         )
     if isinstance(error, opensearch_errors.ConnectionTimeout):
-        return ClusterError(
+        return (
             f"OpenSearch did not answer in time: {cause(error)}. Look at its load, or raise "
             "SHELFRANK_CLUSTER_TIMEOUT_S."
         )
     if isinstance(error, opensearch_errors.ConnectionError):
-        return ClusterError(
+        return (
             f"OpenSearch cannot be reached: {cause(error)}. Check OPENSEARCH_URL; for the embedded node see "
             "`shelfrank node status` and `shelfrank node logs`."
         )
     if isinstance(error, opensearch_errors.AuthenticationException):
-        return ClusterError(
+        return (
             "OpenSearch does not accept the user or password (401). Check OPENSEARCH_USER, OPENSEARCH_PASSWORD and "
             "OPENSEARCH_CLIENT_CERT."
         )
     if isinstance(error, opensearch_errors.AuthorizationException):
-        return ClusterError(f"OpenSearch does not permit this to the user (403): {cause(error)}. Extend its role.")
+        return f"OpenSearch does not permit this to the user (403): {cause(error)}. Extend its role."
     if isinstance(error, opensearch_errors.NotFoundError):
-        return ClusterError(f"OpenSearch does not have it (404): {cause(error)}. Check the name of the index.")
+        return f"OpenSearch does not have it (404): {cause(error)}. Check the name of the index."
     if isinstance(error, opensearch_errors.TransportError):
-        return ClusterError(f"OpenSearch refused the request ({error.status_code}): {cause(error)}")
-    return ClusterError(f"The request to OpenSearch failed: {error}")
+        return f"OpenSearch refused the request ({error.status_code}): {cause(error)}"
+    return f"The request to OpenSearch failed: {error}"
+
+
+def _outward(error: opensearch_errors.OpenSearchException) -> str:
+    """What whoever asks a service may read of it: why a request of theirs is wrong, and else nothing of the cluster."""
+    if isinstance(error, opensearch_errors.ConnectionTimeout):
+        return "OpenSearch did not answer in time."
+    if isinstance(error, opensearch_errors.ConnectionError):
+        return "OpenSearch cannot be reached."
+    if not isinstance(error, opensearch_errors.TransportError):
+        return ""
+    is_told = isinstance(error.info, dict) and isinstance(error.info.get("error"), dict)
+    if is_told and error.status_code in (400, 404):
+        return _message(error)
+    return f"OpenSearch refused the service's request ({error.status_code})."
 
 
 def cause(error: opensearch_errors.TransportError) -> str:

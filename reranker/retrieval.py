@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 from opensearchpy import OpenSearch
+from opensearchpy.exceptions import TransportError
 
-from indexer.client import Capabilities, call
+from indexer.client import Capabilities, call, explained
 from indexer.errors import ClusterError, UsageError
 from indexer.mappings import VECTOR
 from indexer.patience import patience_of
@@ -130,7 +131,8 @@ class Retriever:
         if not self.capabilities.knn:
             raise ClusterError(
                 f"Mode {mode} needs the k-NN plugin, which this cluster lacks. "
-                "Install opensearch-knn or use --mode bm25."
+                "Install opensearch-knn or use --mode bm25.",
+                f"Mode {mode} is not to be had here; use bm25.",
             )
         count = max(0, min(count, self.settings.depth - start))
         nearest = vector_query(vector, self.settings.depth, clauses, vector_field)
@@ -193,8 +195,8 @@ class Retriever:
             answers = call(lambda: self.client.msearch(body=lines))["responses"]
             for answer in answers:
                 if "error" in answer:
-                    reason = answer["error"].get("reason", answer["error"])
-                    raise ClusterError(f"The cluster refused the search: {reason}")
+                    refused = TransportError(answer.get("status", 500), "search refused", answer)
+                    raise explained(refused) from refused
             return self._fuse([_read(answer) for answer in answers])
 
         return self._whole(ask)

@@ -40,6 +40,8 @@ _WRITE = (
     ("GET,POST", f"/{_NAME}/_refresh"),
     ("POST", f"/{_NAME}/_(?:update|delete)_by_query"),
 )
+_UNKNOWN = 401
+_USER = re.compile(rb'User \[name=(?:[^"\\]|\\.)*')
 _FORWARD = ("accept", "content-type", "x-opaque-id", "traceparent", "tracestate")
 _BACK = ("content-type", "warning", "x-opaque-id", "deprecation", "retry-after", "www-authenticate")
 
@@ -58,6 +60,11 @@ def passes(method: str, path: str, groups: str) -> bool:
         return True
     rows = _READ + (_WRITE if groups == "write" else ())
     return any(method in methods.split(",") and re.fullmatch(pattern, path) for methods, pattern in rows)
+
+
+def right_of(method: str, path: str) -> str:
+    """The right that a key needs for it: `search` to read, `write` for documents, `admin` for all else."""
+    return next((right for right, groups in (("search", "read"), ("write", "write")) if passes(method, path, groups)), "admin")
 
 
 def ends_all(path: str, query: str, body: bytes) -> bool:
@@ -82,6 +89,19 @@ def decoded(raw_path: str) -> str:
         raise ValueError("the path holds ., .., an encoded slash or a control character")
     path = "/".join(parts)
     return path.rstrip("/") or "/"
+
+
+def _without_user(body: bytes, content_type: str) -> bytes:
+    """An answer without the name and the roles of the service's own user: a cluster names whom it refuses. Raises
+    ClusterError for a refusal that is not JSON."""
+    if b"security_exception" not in body:
+        return body
+    if "json" not in content_type:
+        raise ClusterError(
+            "OpenSearch does not permit this to the service's user. Extend its role.",
+            "OpenSearch does not permit this to the service.",
+        )
+    return _USER.sub(b"the service's user", body)
 
 
 class Passage:
@@ -130,11 +150,20 @@ class Passage:
         try:
             answer = await self.client.request(method, url, content=body or None, headers=kept)
         except httpx.TimeoutException as error:
-            raise ClusterError(f"OpenSearch did not answer in time ({type(error).__name__}).") from error
+            told = "OpenSearch did not answer in time"
+            raise ClusterError(f"{told} ({type(error).__name__}).", f"{told}.") from error
         except httpx.HTTPError as error:
-            raise ClusterError(f"OpenSearch cannot be reached: {error or type(error).__name__}") from error
+            told = "OpenSearch cannot be reached"
+            raise ClusterError(f"{told}: {error or type(error).__name__}", f"{told}.") from error
         back = {name: value for name, value in answer.headers.items() if name in _BACK}
-        return Answer(answer.status_code, back, answer.content)
+        if headers.get("authorization"):
+            return Answer(answer.status_code, back, answer.content)
+        if authorization and answer.status_code == _UNKNOWN:
+            raise ClusterError(
+                "OpenSearch does not accept the service's user (401). Check OPENSEARCH_USER and OPENSEARCH_PASSWORD.",
+                "OpenSearch does not let the service in.",
+            )
+        return Answer(answer.status_code, back, _without_user(answer.content, back.get("content-type", "")))
 
     async def close(self) -> None:
         await self.client.aclose()

@@ -1,23 +1,29 @@
 """What shoppers search and do, in OpenSearch's own schema for it: User Behavior Insights, `ubi_queries`, `ubi_events`.
 
-Rows are written by one thread in batches; what the cluster does not take is dropped and counted: feedback is never
-worth a search.
+Rows are written by one thread in batches, over a connection of its own; what finds no room, or the cluster does not
+take, is dropped and counted: feedback is never worth a search.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import OpenSearchException, RequestError
+from opensearchpy.exceptions import RequestError
+
+from indexer import client as clusters
+from indexer.settings import Settings
 
 QUERIES, EVENTS = "ubi_queries", "ubi_events"
-_KEPT = 10_000
-_BATCH = 200
+_BATCH, _BATCH_BYTES = 200, 5_000_000
+_TIMEOUT_S = 10.0
+_ROW_BYTES = 300  # of a row in memory beside its text
 log = logging.getLogger("shelfrank")
 
 _KEYWORD = {"type": "keyword", "ignore_above": 256}
@@ -50,12 +56,10 @@ _MAPPINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def query_row(
-    query_id: str, client_id: str, query: str, index: str, hits: Sequence[str], timestamp: str
-) -> dict[str, Any]:
-    """A row of `ubi_queries`."""
+def query_row(query_id: str, client_id: str, query: str, index: str, hits: Sequence[str]) -> dict[str, Any]:
+    """A row of `ubi_queries`, of now."""
     return {
-        "timestamp": timestamp,
+        "timestamp": _now(),
         "application": "shelfrank",
         "query_id": query_id,
         "client_id": client_id,
@@ -66,15 +70,9 @@ def query_row(
 
 
 def event_row(
-    action_name: str,
-    query_id: str,
-    client_id: str,
-    object_id: str,
-    position: int | None,
-    message: str,
-    timestamp: str,
+    action_name: str, query_id: str, client_id: str, object_id: str, position: int | None, message: str
 ) -> dict[str, Any]:
-    """A row of `ubi_events`."""
+    """A row of `ubi_events`, of now."""
     attributes: dict[str, Any] = {}
     if object_id:
         attributes["object"] = {"object_id": object_id, "object_id_field": "id"}
@@ -86,59 +84,134 @@ def event_row(
         "query_id": query_id,
         "client_id": client_id,
         "message": message,
-        "timestamp": timestamp,
+        "timestamp": _now(),
         "event_attributes": attributes,
     }
 
 
-class Log:
-    """Rows on their way to the cluster."""
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
-    def __init__(self, connect: Callable[[], OpenSearch]) -> None:
-        self._connect = connect
-        self._rows: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(_KEPT)
+
+def connect(settings: Settings) -> OpenSearch:
+    """A client of the cluster that gives up soon, for nobody waits. Raises as `indexer.client.connect`."""
+    cluster = msgspec.structs.replace(settings.cluster, timeout_s=min(settings.cluster.timeout_s, _TIMEOUT_S))
+    return clusters.connect(msgspec.structs.replace(settings, cluster=cluster))
+
+
+class _Row(msgspec.Struct, frozen=True):
+    index: str
+    owner: str
+    line: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.line) + _ROW_BYTES
+
+
+class Log:
+    """Rows on their way to the cluster, `room` bytes of them at most. Whoever has rows waiting gets no more room than is
+    left for others, so one alone fills half of it, and two a third each."""
+
+    def __init__(
+        self,
+        connect: Callable[[], OpenSearch],
+        dropped: Callable[[str, int], object],
+        room: int = 20_000_000,
+        stop_s: float = 5.0,
+    ) -> None:
+        """`dropped` takes why rows were dropped (`full`, `cluster`, `stop`) and how many; `stop_s` is for the end."""
+        self._connect, self._dropped, self._stop_s = connect, dropped, stop_s
+        self._client: OpenSearch | None = None
         self._made: set[str] = set()
-        self.dropped = 0
+        self._changed = threading.Condition()
+        self._rows: deque[_Row] = deque()
+        self._held: Counter[tuple[str, str]] = Counter()
+        self._free = room
+        self._in_hand = 0
+        self._closing = self._closed = False
         self._thread = threading.Thread(target=self._write, name="shelfrank-ubi", daemon=True)
         self._thread.start()
 
-    def put(self, index: str, row: dict[str, Any]) -> None:
-        """Take a row; where there is no room, it is dropped."""
-        try:
-            self._rows.put_nowait((index, row))
-        except queue.Full:
-            self.dropped += 1
+    def put(self, index: str, row: dict[str, Any], owner: str) -> bool:
+        """Whether the row was taken: there is room for it, and its owner (a key or an address) has its part of that."""
+        new = _Row(index, owner, msgspec.json.encode(row))
+        with self._changed:
+            taken = not self._closing and self._held[index, owner] + new.size <= self._free
+            if taken:
+                self._rows.append(new)
+                self._held[index, owner] += new.size
+                self._free -= new.size
+                self._changed.notify()
+        if not taken:
+            self._dropped("full", 1)
+        return taken
 
     def close(self) -> None:
-        """Write what is left, for a few seconds at most."""
-        self._rows.put(None)
-        self._thread.join(5.0)
+        """Write what is left, for `stop_s` at most, whatever the cluster does; what is not written by then is dropped."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(self._stop_s)
+        with self._changed:
+            self._closed = True
+            left = len(self._rows) + self._in_hand
+            self._rows.clear()
+        if left:
+            self._dropped("stop", left)
+            log.warning("%s rows of user behaviour were dropped: the cluster did not take them before the end.", left)
 
     def _write(self) -> None:
-        over = False
-        while not over:
-            rows = [self._rows.get()]
-            while len(rows) < _BATCH and not self._rows.empty():
-                rows.append(self._rows.get())
-            over = None in rows
+        while rows := self._next():
             try:
-                self._send([row for row in rows if row is not None])
+                refused = self._send(rows)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the cluster, searches go on
-                self.dropped += len(rows)
-                log.warning("%s rows of user behaviour were dropped (%s so far): %s", len(rows), self.dropped, error)
+                self._done(len(rows), str(error))
+            else:
+                self._done(len(refused), "; ".join(sorted(set(refused))[:3]))
+        if self._client is not None:
+            self._client.close()
 
-    def _send(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        if not rows:
-            return
-        client = self._connect()
-        lines: list[dict[str, Any]] = []
-        for index, row in rows:
-            self._make(client, index)
-            lines += [{"create": {"_index": index}}, row]
-        answer = client.bulk(body=lines)
-        if answer["errors"]:
-            reasons = {item["create"]["error"]["reason"] for item in answer["items"] if "error" in item["create"]}
-            raise OpenSearchException("; ".join(sorted(reasons)[:3]))
+    def _next(self) -> list[_Row]:
+        """The next rows to write, when there are some; none when it is over."""
+        rows: list[_Row] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._rows or self._closing)
+            size = 0
+            while self._rows and len(rows) < _BATCH and size < _BATCH_BYTES:
+                row = self._rows.popleft()
+                rows.append(row)
+                size += row.size
+                self._let_go(row)
+            self._in_hand = len(rows)
+        return rows
+
+    def _let_go(self, row: _Row) -> None:
+        self._free += row.size
+        self._held[row.index, row.owner] -= row.size
+        if not self._held[row.index, row.owner]:
+            del self._held[row.index, row.owner]
+
+    def _done(self, dropped: int, why: str) -> None:
+        """The rows in hand are written, but for some."""
+        with self._changed:
+            self._in_hand = 0
+            told = self._closed  # then they are counted already
+        if dropped and not told:
+            self._dropped("cluster", dropped)
+            log.warning("%s rows of user behaviour were dropped: %s", dropped, why)
+
+    def _send(self, rows: Sequence[_Row]) -> list[str]:
+        """Why rows were refused, one by one. Raises whatever the way to the cluster raises."""
+        if self._client is None:
+            self._client = self._connect()
+        lines: list[bytes] = []
+        for row in rows:
+            self._make(self._client, row.index)
+            lines += [msgspec.json.encode({"create": {"_index": row.index}}), row.line]
+        answer = self._client.bulk(body=b"\n".join([*lines, b""]))
+        made = [item["create"] for item in answer["items"]]
+        return [str(each["error"].get("reason", "refused")) for each in made if "error" in each]
 
     def _make(self, client: OpenSearch, index: str) -> None:
         if index in self._made:

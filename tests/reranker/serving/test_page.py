@@ -206,6 +206,29 @@ def test_feedback_is_written_down_with_search_product_and_place(
         client.delete_by_query(index="ubi_*", body=mine, params={"refresh": "true"})
 
 
+def test_a_page_that_was_open_for_too_long_notes_feedback_of_its_next_search(
+    visit: Visit, site: Running, client: OpenSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit(searched(ENGLISH), but=REFUSED)
+    query_ids = site.app.state.query_ids
+    now = query_ids._clock
+    monkeypatch.setattr(query_ids, "_clock", lambda: now() + 25 * 3600)
+    page.locator("#reranked li").nth(1).get_by_role("button", name="Good result").click()
+    expect(page.get_by_role("status")).to_contain_text("It could not be noted.")
+    with page.expect_response("**/v1/search"):
+        page.get_by_role("searchbox").press("Enter")
+    page.locator("#reranked li").nth(1).get_by_role("button", name="Good result").click()
+    expect(page.get_by_role("status")).to_contain_text("Noted")
+    me = page.evaluate("localStorage.getItem('shelfrank.client')")
+    mine = {"query": {"term": {"client_id": me}}}
+
+    def deleted() -> bool:
+        client.indices.refresh(index="ubi_*")
+        return client.delete_by_query(index="ubi_events", body=mine, params={"conflicts": "proceed"})["deleted"] == 1
+
+    until(deleted)
+
+
 def test_without_a_log_nothing_asks_for_feedback(visit: Visit, site: Running) -> None:
     page = visit()
     page.route("**/v1/about", lambda route: route.fulfill(json={**site.http.get("/v1/about").json(), "ubi": False}))

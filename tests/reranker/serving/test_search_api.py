@@ -35,7 +35,7 @@ def test_a_search_is_that_of_python(service: Running, unhurried: Searcher, shop:
     assert answer["rerank"] == page.rerank
     assert answer["total"] == page.total
     assert all(hit["price"] <= 60 for hit in answer["hits"])
-    assert len(answer["query_id"]) == 36
+    assert service.app.state.query_ids.fault(answer["query_id"], "") == ""
 
 
 def test_the_weight_of_the_reranker_can_be_chosen(service: Running, shop: str) -> None:

@@ -12,7 +12,8 @@ from indexer import settings
 def main() -> int:
     serve = settings.load().serve
     scheme = "https" if serve.tls_cert else "http"
-    url = f"{scheme}://127.0.0.1:{serve.port}/healthz"
+    port = serve.ops_port if serve.ops_port and serve.ops_port > 0 else serve.port
+    url = f"{scheme}://127.0.0.1:{port}/healthz"
     try:
         # The certificate is for the name that clients use, and no secret is sent.
         own = HTTPSHandler(context=ssl._create_unverified_context())

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer.errors import ClusterError, ShelfrankError
 from indexer.settings import Serve
@@ -27,11 +27,13 @@ from reranker.serving.disclosure import told
 from reranker.serving.keys import Keys
 from reranker.serving.listening import configured
 from reranker.serving.local import refusal
+from reranker.serving.metrics import Metrics
 
 CLUSTER_S = 2.0
 PULSE_S = 2.0
 _FRESH_S = 0.5
 _CONNECTIONS = 64
+_PATHS = ("/healthz", "/readyz", "/metrics")
 _DEAD = "the event loop does not answer"
 T = TypeVar("T")
 log = logging.getLogger("shelfrank")
@@ -132,9 +134,9 @@ def create(app: FastAPI, serve: Serve) -> Starlette:
         return JSONResponse({"message": str(error)}, error.status, headers)
 
     found = Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)],
+        routes=[Route(path, each) for path, each in zip(_PATHS, (healthz, readyz, metrics), strict=True)],
         exception_handlers={DeniedError: denied},
-        middleware=[Middleware(_Here, keys=app.state.keys)],
+        middleware=[Middleware(_Front, keys=app.state.keys, metrics=app.state.metrics)],
     )
     found.state.metrics, found.state.keys = app.state.metrics, app.state.keys
     # Who may read metrics depends on where they are listened for.
@@ -143,15 +145,21 @@ def create(app: FastAPI, serve: Serve) -> Starlette:
     return found
 
 
-class _Here:
-    """Without keys, nobody but this machine's own people is answered."""
+class _Front:
+    """Counts requests as the service counts its own; without keys, nobody but this machine's own people is answered."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+        self.app, self.keys, self.metrics = app, keys, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope["path"] if scope["path"] in _PATHS else "none"
+                self.metrics.requests.labels(route, message["status"]).inc()
+            await send(message)
+
         why = "" if self.keys.required else refusal(scope["method"], scope["path"], scope["headers"])
-        await (JSONResponse({"message": why}, 403) if why else self.app)(scope, receive, send)
+        await (JSONResponse({"message": why}, 403) if why else self.app)(scope, receive, sending)
 
 
 async def _pulse() -> None:

@@ -215,6 +215,9 @@ def exposed() -> set[str]:
     metrics.rerank.labels("other", "applied").inc()
     metrics.breaker.labels("default").set(0)
     metrics.cache.labels("scores", "hit").inc()
+    metrics.connections.labels("service").set(0)
+    metrics.ended.labels("service", "idle").inc()
+    metrics.ubi_dropped.labels("full").inc()
     return {re.split(r"[{ ]", line)[0] for line in metrics.text().decode().splitlines() if not line.startswith("#")}
 
 

@@ -24,7 +24,7 @@ from tests.reranker.serving.service import Running, running, with_serve
 pytestmark = pytest.mark.node
 
 MAIN = "from indexer.cli import main; main()"
-HEAD = "POST /v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = "POST /v1/rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(tight: Running) -
 
 def test_a_body_that_does_not_come_is_not_waited_for(tight: Running) -> None:
     assert status(raw(tight, f"{HEAD}content-length: 100\r\n\r\n".encode(), b"{")) == 408
-    assert status(raw(tight, b"POST /x/_search HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")) == 408
+    assert status(raw(tight, b"POST /x/_search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n")) == 408
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(tight: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from pathlib import Path
@@ -32,6 +33,10 @@ def test_it_says_what_the_service_says(service: Running) -> None:
     assert get(service, "/healthz").json() == service.http.get("/healthz").json() == {"status": "ok"}
     assert get(service, "/readyz").json() == service.http.get("/readyz").json() == {"status": "ready", "missing": []}
     metrics = get(service, "/metrics")
+    counted = re.search(r'shelfrank_requests_total{route="/readyz",status="200"} ([\d.]+)', metrics.text)
+    assert counted
+    again = get(service, "/readyz") and get(service, "/metrics")
+    assert f'shelfrank_requests_total{{route="/readyz",status="200"}} {float(counted[1]) + 1}' in again.text
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'shelfrank_connections{listener="service"}' in metrics.text
 

@@ -24,7 +24,7 @@ labels:
 
 {{- /* shelfrank.toml. A JSON string is a TOML string too, and toJson writes whole numbers as such. */ -}}
 {{- define "shelfrank.toml" -}}
-{{- $own := dict "host" "0.0.0.0" "port" 8100 "keys_file" "/etc/shelfrank/keys/keys" }}
+{{- $own := dict "host" "0.0.0.0" "port" 8100 "ops_port" 8101 "keys_file" "/etc/shelfrank/keys/keys" }}
 {{- if .Values.tls.secret }}
 {{- $own = merge $own (dict "tls_cert" "/etc/shelfrank/tls/tls.crt" "tls_key" "/etc/shelfrank/tls/tls.key") }}
 {{- end }}

@@ -28,8 +28,8 @@ class NodeError(ShelfrankError):
 
 
 class ClusterError(ShelfrankError):
-    """The cluster answered with an error, or lacks what the request needs. The message is for the operator; `outward` is
-    what a stranger may read of it: no address, user or file, and nothing where it is empty."""
+    """The cluster answered with an error, or lacks what the request needs. The message is for the operator; `outward`
+    is what a stranger may read of it: no address, user or file, and nothing where it is empty."""
 
     def __init__(self, message: str, outward: str = "") -> None:
         super().__init__(message)

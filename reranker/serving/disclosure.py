@@ -1,4 +1,4 @@
-"""What a client may read of a failure: what happened, and what it can do about it. Where the cluster is, who the service
+"""What a client may read of a failure: what happened, and what to do about it. Where the cluster is, who the service
 is there and where its models lie is for the log."""
 
 from __future__ import annotations

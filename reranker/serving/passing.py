@@ -64,7 +64,8 @@ def passes(method: str, path: str, groups: str) -> bool:
 
 def right_of(method: str, path: str) -> str:
     """The right that a key needs for it: `search` to read, `write` for documents, `admin` for all else."""
-    return next((right for right, groups in (("search", "read"), ("write", "write")) if passes(method, path, groups)), "admin")
+    groups = (("search", "read"), ("write", "write"))
+    return next((right for right, group in groups if passes(method, path, group)), "admin")
 
 
 def ends_all(path: str, query: str, body: bytes) -> bool:
@@ -163,6 +164,8 @@ class Passage:
                 "OpenSearch does not accept the service's user (401). Check OPENSEARCH_USER and OPENSEARCH_PASSWORD.",
                 "OpenSearch does not let the service in.",
             )
+        if authorization:
+            back.pop("www-authenticate", None)  # it asks for another user than the service's
         return Answer(answer.status_code, back, _without_user(answer.content, back.get("content-type", "")))
 
     async def close(self) -> None:

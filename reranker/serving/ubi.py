@@ -110,8 +110,8 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 class Log:
-    """Rows on their way to the cluster, `room` bytes of them at most. Whoever has rows waiting gets no more room than is
-    left for others, so one alone fills half of it, and two a third each."""
+    """Rows on their way to the cluster, `room` bytes of them at most. Whoever has rows waiting gets no more room than
+    is left for others, so one alone fills half of it, and two a third each."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Log:
         return taken
 
     def close(self) -> None:
-        """Write what is left, for `stop_s` at most, whatever the cluster does; what is not written by then is dropped."""
+        """Write what is left, for `stop_s` at most, whatever the cluster does; what is left then is dropped."""
         with self._changed:
             self._closing = True
             self._changed.notify()

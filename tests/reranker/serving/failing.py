@@ -1,4 +1,4 @@
-"""Clusters that fail on purpose: one that takes what it is sent and says nothing, one that gives everybody one answer."""
+"""Clusters that fail on purpose: one that takes what it is sent and says nothing, one with one answer for everybody."""
 
 from __future__ import annotations
 

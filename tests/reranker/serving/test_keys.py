@@ -26,9 +26,7 @@ def test_a_new_key_is_found_by_its_line_alone() -> None:
     assert Keys({VARIABLE: line}).find("") is None
 
 
-@pytest.mark.parametrize(
-    "line", ["shop search", "shop search abc", f"shop see {'0' * 64}", f"shop search {'x' * 64}"]
-)
+@pytest.mark.parametrize("line", ["shop search", "shop search abc", f"shop see {'0' * 64}", f"shop search {'x' * 64}"])
 def test_a_bad_line_is_named_and_not_repeated(line: str) -> None:
     with pytest.raises(ConfigError, match="line 2") as caught:
         Keys({VARIABLE: f"# keys\n{line}"})

@@ -1,4 +1,4 @@
-"""Requests as no honest client sends them: types, encodings, chunks and slow writers at every endpoint that takes a body.
+"""Requests as no honest client sends them: types, encodings, chunks, slow writers, wherever a body is taken.
 
 Whatever comes, the answer is one of those that a client can act on, and the service and the node behind it live.
 """

@@ -1,4 +1,4 @@
-"""Rows of user behaviour: one client leaves room for others, and a cluster that hangs holds up nobody, not even the end."""
+"""Rows of user behaviour: one client leaves room for others, and a cluster that hangs holds up nobody, nor the end."""
 
 from __future__ import annotations
 
@@ -131,6 +131,10 @@ def test_what_is_in_hand_is_not_counted_twice() -> None:
     assert dropped.rows == {"stop": 1}
 
 
+def _has_dropped(dropped: Dropped, number: int) -> bool:
+    return dropped.rows["cluster"] == number
+
+
 def test_what_the_cluster_does_not_take_is_counted_and_the_next_is_tried() -> None:
     dropped = Dropped()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -138,7 +142,7 @@ def test_what_the_cluster_does_not_take_is_counted_and_the_next_is_tried() -> No
     log = ubi.Log(partial(ubi.connect, Settings(cluster=Cluster(url=nobody))), dropped)
     for number in (1, 2):
         assert log.put(ubi.EVENTS, ROW, "c")
-        until(lambda: dropped.rows["cluster"] == number)
+        until(partial(_has_dropped, dropped, number))
     assert ended(log)
     assert dropped.rows == {"cluster": 2}
 

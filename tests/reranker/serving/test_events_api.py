@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,7 +170,8 @@ def test_what_no_shopper_does_is_refused_by_its_field(
 
 def test_half_a_character_is_refused(noted: Running, shop: str, rows: Any) -> None:
     for field in ("action_name", "client_id", "object_id", "message"):
-        body = '{"action_name":"click","query_id":"%s","client_id":"c","%s":"\\ud800"}' % (searched(noted, shop), field)
+        given = {"action_name": "click", "query_id": searched(noted, shop), "client_id": "c", field: "half"}
+        body = json.dumps(given).replace("half", "\\ud800")
         answer = noted.http.post("/v1/events", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 422
     assert rows() == []

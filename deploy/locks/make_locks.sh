@@ -15,4 +15,6 @@ lock dev.txt --extra embedded --extra train --extra distributed --extra serve --
     --no-emit-package nvidia-nvtx --no-emit-package cuda-bindings pyproject.toml
 # The same versions as the tests', so that what was tested is what runs.
 lock demo.txt --extra embedded --extra serve --constraint deploy/locks/dev.txt pyproject.toml
+# What builds the package for an image: pyproject.toml's build system.
+echo 'hatchling>=1.27' | lock build.txt -
 lock serve.txt --extra serve --extra otel --constraint deploy/locks/dev.txt pyproject.toml

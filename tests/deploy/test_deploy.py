@@ -38,6 +38,12 @@ def read(name: str) -> Any:
 # The image
 
 
+def _pip(environment: Path, where: Path, *arguments: str) -> None:
+    pip = [str(environment / "bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(pip, cwd=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Path]:
     """A folder with an environment made by the image's own steps, of the files that .dockerignore lets in."""
@@ -52,26 +58,25 @@ def installed() -> Iterator[Path]:
                     shutil.copytree(whole, source / each, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy(whole, source / each)
-        venv.create(folder / "venv", with_pip=True)
-        pip = [
-            str(folder / "venv/bin/python"),
-            "-m",
-            "pip",
-            "--quiet",
-            "--disable-pip-version-check",
-            "install",
-            "--no-compile",
-        ]
-        for arguments in (["--require-hashes", "-r", "deploy/locks/serve.txt"], ["--no-deps", "."]):
-            done = subprocess.run([*pip, *arguments], cwd=source, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+        for name in ("venv", "build"):
+            venv.create(folder / name, with_pip=True)
+        wheels = folder / "wheel"
+        hashed = ["install", "--no-compile", "--require-hashes", "-r"]
+        _pip(folder / "venv", source, *hashed, "deploy/locks/serve.txt")
+        _pip(folder / "build", source, *hashed, "deploy/locks/build.txt")
+        _pip(folder / "build", source, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), ".")
+        (wheel,) = wheels.iterdir()
+        _pip(folder / "venv", source, "install", "--no-compile", "--no-deps", "--no-index", str(wheel))
         yield folder
 
 
 def test_the_image_is_made_by_the_steps_that_this_test_takes() -> None:
     text = DOCKERFILE.read_text("utf-8")
     assert "--require-hashes -r deploy/locks/serve.txt" in text
-    assert "--no-deps ." in text
+    assert "--require-hashes -r deploy/locks/build.txt" in text
+    assert "--no-deps --no-build-isolation" in text
+    assert "--no-deps --no-index" in text
+    assert "pip install --no-cache-dir --no-deps ." not in text
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert re.search(r"^STOPSIGNAL SIGTERM$", text, re.MULTILINE)
 

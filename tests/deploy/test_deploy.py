@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import venv
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import compose_spec
 import promql_parser
@@ -192,6 +196,65 @@ def test_compose_serves_this_machine_alone_and_holds_the_service_tight(compose: 
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["tmpfs"] == ["/tmp"]
+
+
+def test_whoever_holds_a_key_is_lent_no_administrator(compose: Any) -> None:
+    services = compose["services"]
+    assert services["shelfrank"]["environment"]["OPENSEARCH_USER"] == "shelfrank"
+    unfilled = read("compose/compose.yaml")["services"]
+    given = {name: str(each.get("environment", {})) for name, each in unfilled.items()}
+    assert [name for name, each in given.items() if "{OPENSEARCH_PASSWORD" in each] == ["opensearch", "user"]
+    assert services["shelfrank"]["depends_on"]["user"]["condition"] == "service_completed_successfully"
+
+
+class Security(BaseHTTPRequestHandler):
+    """What OpenSearch's security takes of an administrator."""
+
+    seen: ClassVar[dict[str, Any]] = {}
+
+    def do_PUT(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        user = base64.b64decode(self.headers["authorization"].split()[1]).decode()
+        self.seen[self.path] = (user, body)
+        self.send_response(201 if user == "admin:Strong-1" else 401)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize(("password", "made"), [("Strong-1", True), ("wrong", False), ('a"b', False)])
+def test_the_services_own_user_reads_the_catalogue_and_writes_behaviour_alone(password: str, made: bool) -> None:
+    Security.seen.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Security)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    environment = {
+        **os.environ,
+        "OPENSEARCH_URL": f"http://127.0.0.1:{server.server_port}",
+        "OPENSEARCH_CA_FILE": "/dev/null",
+        "OPENSEARCH_ADMIN_PASSWORD": password,
+        "SHELFRANK_CLUSTER_PASSWORD": "Own-2",
+        "SHELFRANK_INDEX": "shop",
+    }
+    try:
+        script = ["sh", DEPLOY / "compose/user.sh"]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (done.returncode == 0) is made, done.stderr
+    assert password not in done.stdout + done.stderr
+    if not made:
+        return
+    role = Security.seen["/_plugins/_security/api/roles/shelfrank"][1]
+    rows = role["index_permissions"]
+    allowed = {pattern: each["allowed_actions"] for each in rows for pattern in each["index_patterns"]}
+    assert set(allowed) == {"shop*", "ubi_queries", "ubi_events"}
+    assert not [action for action in allowed["shop*"] if "write" in action or "delete" in action or action == "*"]
+    assert not [action for action in allowed["ubi_queries"] if "read" in action]
+    user = Security.seen["/_plugins/_security/api/internalusers/shelfrank"][1]
+    assert user == {"password": "Own-2", "opendistro_security_roles": ["shelfrank"]}
 
 
 def test_what_compose_mounts_is_there_once_it_is_prepared(compose: Any, tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ async def search(request: Request, asked: SearchRequest) -> Response:
     shop: Shop = request.app.state.shop
     visit = access.visit(request)
     note_queries(request, [asked.query])
+    await request.app.state.hidden.check(asked.index)
     chosen = engine.settings.search.deadline_ms if asked.deadline_ms is None else asked.deadline_ms
     models = ByTheEngine(engine, visit, asked, visit.deadline(chosen))
     page = await while_there(request, engine.search(lambda: find(shop, asked, models), models.piece))
@@ -248,6 +249,7 @@ async def explained(request: Request, asked: ExplainRequest) -> Response:
     shop: Shop = request.app.state.shop
     visit = access.visit(request)
     note_queries(request, [asked.query])
+    await request.app.state.hidden.check(asked.index)
     deadline = visit.deadline(engine.settings.serve.rerank_deadline_ms)
     models = ByTheEngine(engine, visit, asked, deadline)
 

@@ -56,6 +56,10 @@ class Hidden:
             found = self._aliases[""] = self._known
         return found
 
+    async def check(self, index: str) -> None:
+        """Raises DeniedError for a hidden index by its name or an alias, and what `aliases` raises."""
+        self._check([index], await self.aliases())
+
     def passed_on(self, asked: Asked, path: str, body: bytes, aliases: frozenset[str]) -> tuple[str, bytes]:
         """Path and body of a request, without what is hidden. Raises DeniedError for what is asked for by name, and
         InputError for a name that could stand for it."""

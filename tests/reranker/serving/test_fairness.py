@@ -257,11 +257,16 @@ def test_a_cluster_that_hangs_keeps_no_list_of_documents_waiting(patient: Settin
                 for _ in range(16):
                     pool.submit(_given_up, found.url, "/v1/search", asked)
                     pool.submit(_given_up, found.url, "/shop/_search", BODY)
-                until(lambda: found.app.state.engine._searching.turns.holding >= 8)
+                until(lambda: in_flight(found) >= 12)
                 for _ in range(5):
                     listed = found.http.post("/rerank", json={"query": "cup", "texts": ["cup"]}, timeout=20)
                     assert listed.status_code == 200
                 assert found.http.get("/healthz").status_code == 200
+
+
+def in_flight(service: Running) -> float:
+    lines = service.http.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("shelfrank_requests_in_flight "))
 
 
 def _given_up(url: str, path: str, body: Any) -> None:

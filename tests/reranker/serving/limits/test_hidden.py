@@ -72,6 +72,15 @@ def test_by_name_it_is_refused_at_every_endpoint(guarded: Running, kept: list[st
             assert not shows(answer)
 
 
+def test_the_services_own_search_is_no_way_around(guarded: Running, kept: list[str], shop: str) -> None:
+    for name in [*kept, "shelfrank-jobs"]:
+        for path in ("/v1/search", "/v1/explain"):
+            for query in ("", SECRET):
+                answer = guarded.http.post(path, json={"index": name, "query": query, "mode": "bm25"})
+                assert answer.status_code == 403, (name, path, answer.text)
+    assert guarded.http.post("/v1/search", json={"index": shop, "query": "cup", "mode": "bm25"}).status_code == 200
+
+
 SIDEWAYS = [
     "/_search",
     "/*/_search",

@@ -151,11 +151,15 @@ class Passage:
         try:
             answer = await self.client.request(method, url, content=body or None, headers=kept)
         except httpx.TimeoutException as error:
-            told = "OpenSearch did not answer in time"
-            raise ClusterError(f"{told} ({type(error).__name__}).", f"{told}.") from error
+            raise ClusterError(
+                f"OpenSearch at {self.client.base_url} did not answer in time ({type(error).__name__}).",
+                "OpenSearch did not answer in time.",
+            ) from error
         except httpx.HTTPError as error:
-            told = "OpenSearch cannot be reached"
-            raise ClusterError(f"{told}: {error or type(error).__name__}", f"{told}.") from error
+            raise ClusterError(
+                f"OpenSearch at {self.client.base_url} cannot be reached: {error or type(error).__name__}",
+                "OpenSearch cannot be reached.",
+            ) from error
         back = {name: value for name, value in answer.headers.items() if name in _BACK}
         if headers.get("authorization"):
             return Answer(answer.status_code, back, answer.content)

@@ -18,6 +18,7 @@ from reranker.cache import Cache
 from reranker.encoder import Encoder, QueryVectors
 from reranker.rescore import Candidate, Outcome, rescore, untouched, weighs_cosines
 from reranker.scoring import CrossEncoder
+from reranker.serving import disclosure
 from reranker.serving.breaker import Breaker
 from reranker.serving.crew import Crew, Piece
 from reranker.serving.metrics import Metrics
@@ -73,7 +74,7 @@ class Engine:
             load()
             self.missing.pop(what, None)
         except Exception as error:  # noqa: BLE001 - searches go on with the first stage, whatever is wrong with a model
-            self.missing[what] = str(error)
+            self.missing[what] = disclosure.NOT_LOADED
             log.error("The %s cannot be loaded: %s", what, error)
         if self._closed:
             self._let_go()
@@ -144,11 +145,11 @@ class Engine:
         own_window, slow_s = self._own_bounds(index)
         if self._models.turns.stuck(slow_s):
             self._record(bundle, failed=True)
-            reason = f"no forward pass has ended for {slow_s:g} s"
-            return self._counted(untouched(window, "error", reason, reranker), index)
+            why = f"no forward pass has ended for {slow_s:g} s"
+            return self._counted(untouched(window, "error", why, reranker), index)
         if deadline <= time.monotonic():
-            reason = "the deadline came before the window could be scored"
-            return self._counted(untouched(window, "timeout", reason, reranker), index)
+            why = "the deadline came before the window could be scored"
+            return self._counted(untouched(window, "timeout", why, reranker), index)
         self.metrics.window.observe(len(window))
         if vectors is None and weighs_cosines(reranker, weight):
             vectors = QueryVectors(query, self.encoders)
@@ -170,6 +171,7 @@ class Engine:
             outcome = untouched(window, "timeout", "the deadline came while the window was scored", reranker)
         slow = piece.turn is not None and self._is_slow(piece.turn, outcome, own_window, slow_s)
         self._record(bundle, slow or outcome.status == "error")
+        outcome.reason = disclosure.reason(outcome.status, outcome.reason)
         return self._counted(outcome, index)
 
     def _own_bounds(self, index: str) -> tuple[int, float]:
@@ -240,7 +242,7 @@ class Engine:
         except ShelfrankError:
             raise
         except Exception as error:
-            raise ShelfrankError(f"The model failed: {type(error).__name__}: {error}") from error
+            raise ShelfrankError("The model failed; the service's log says why.") from error
         finally:
             piece.let_go(future)
 

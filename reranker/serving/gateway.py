@@ -7,6 +7,7 @@ and `ext.shelfrank` is added. An answer that is not reranked is passed on untouc
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,8 +24,8 @@ from reranker.explaining.explainer import MAX_HITS, TIME_LIMIT_MS, explain_page
 from reranker.rescore import Candidate, Outcome, weighs_cosines
 from reranker.retrieval import Filters, Hit
 from reranker.search import Page, arrange
+from reranker.serving import disclosure, source_filter
 from reranker.serving import plan as plans
-from reranker.serving import source_filter
 from reranker.serving.crew import Piece
 from reranker.serving.engine import DEFAULT, Engine
 from reranker.serving.metrics import Metrics
@@ -44,6 +45,7 @@ _HITS_AT_ONCE = 40_000
 _GRACE_S = 1.0
 _OWN_PARAMS = ("from", "size")
 T = TypeVar("T")
+log = logging.getLogger("shelfrank")
 
 
 class _Row(msgspec.Struct):
@@ -232,12 +234,14 @@ class Gateway:
         def told() -> Any:
             limit_ms = min(TIME_LIMIT_MS, max(0.0, deadline - time.monotonic()) * 1000)
             found = explain_page(index, plan.query, page, picked, reranker, Filters(), limit_ms, language)
+            found.reading["reason"] = disclosure.reason(found.reading["status"], found.reading["reason"])
             return msgspec.to_builtins({"reading": found.reading, "hits": found.hits, "took_ms": found.took_ms})
 
         try:
             return await self.engine.model(told, Piece("explain", visit.share, deadline + _GRACE_S))
         except Exception as error:  # noqa: BLE001 - the page is there, whatever is wrong with what is said of it
-            return {"reading": {"status": "error", "reason": f"{type(error).__name__}: {error}"}, "hits": []}
+            log.error("An explanation failed: %s", disclosure.untold(error) or error)
+            return {"reading": {"status": "error", "reason": disclosure.told(error)}, "hits": []}
 
 
 class _Listed:

@@ -23,7 +23,7 @@ from reranker.rescore import Candidate, Outcome, untouched
 from reranker.retrieval import MODES, Filters, Retriever
 from reranker.scoring import CrossEncoder
 from reranker.search import MAX_REACH, MAX_WINDOW, ModelWork, Page, Searcher
-from reranker.serving import access, ubi
+from reranker.serving import access, disclosure, ubi
 from reranker.serving.access import needs
 from reranker.serving.crew import Piece
 from reranker.serving.engine import DEFAULT, Engine
@@ -270,6 +270,7 @@ async def explained(request: Request, asked: ExplainRequest) -> Response:
             language=asked.language,
             deadline_ms=max(0.0, deadline - time.monotonic()) * 1000,
         )
+        found.reading["reason"] = disclosure.reason(found.reading["status"], found.reading["reason"])
         return msgspec.to_builtins(found)
 
     return await written(await while_there(request, engine.search(told, models.piece)), MAX_HITS)

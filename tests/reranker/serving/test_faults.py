@@ -20,6 +20,7 @@ from indexer.embedded import process
 from indexer.settings import Node, Settings
 from reranker import bundle
 from reranker.serving.crew import Piece
+from reranker.serving.disclosure import MODEL_FAILED, NOT_LOADED
 from reranker.serving.engine import DEFAULT
 from tests.reranker.serving.service import Running, running, with_serve
 from tests.waiting import until
@@ -59,20 +60,31 @@ def not_numbers(rows: Any, *_: Any) -> Any:
 
 @pytest.mark.parametrize(("run", "named"), [(raising, "made by the test"), (not_numbers, "not a finite number")])
 def test_a_model_that_fails_costs_no_page(
-    service: Running, shop: str, first_stage: list[str], broken: Callable[[Any], None], run: Any, named: str
+    service: Running,
+    shop: str,
+    first_stage: list[str],
+    broken: Callable[[Any], None],
+    run: Any,
+    named: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     broken(run)
-    answer = service.search(shop, ASKED)
+    answer = service.search(shop, {**ASKED, "ext": {"shelfrank": {"explain": True}}})
     assert answer.status_code == 200
     assert ids(answer.json()) == first_stage
     word = answer.json()["ext"]["shelfrank"]
     assert word["status"] == answer.headers["x-shelfrank-status"] == "error"
-    assert named in word["reason"]
+    assert word["reason"] == MODEL_FAILED
+    assert named in caplog.text
+    assert named not in answer.text
     page = service.http.post("/v1/search", json={"index": shop, "query": "bottle", "mode": "bm25"}).json()
     assert page["rerank"]["status"] == "error"
     assert [hit["rank"] for hit in page["hits"]] == [hit["first_stage_rank"] for hit in page["hits"]]
     listed = service.http.post("/v1/rerank", json={"query": "cup", "documents": ["cup"]})
     assert listed.status_code == 503  # a list has no first stage
+    told = service.http.post("/v1/explain", json={"index": shop, "query": "bottle", "mode": "bm25"})
+    assert told.status_code == 200
+    assert "made by the test" not in listed.text + told.text  # what is not finite is told in our own words
 
 
 def test_a_model_that_fails_again_and_again_is_left_alone_and_tried_again(
@@ -197,7 +209,12 @@ def test_what_would_come_too_late_is_answered_at_once(
 
 
 def test_a_model_that_is_not_there_is_waited_for(
-    patient: Settings, shop: str, first_stage: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patient: Settings,
+    shop: str,
+    first_stage: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("reranker.serving.engine._RETRY_S", 0.2)
     folder = tmp_path / "bundle"
@@ -205,12 +222,20 @@ def test_a_model_that_is_not_there_is_waited_for(
     (folder / "model.onnx").rename(tmp_path / "aside")
     models = msgspec.structs.replace(patient.models, reranker=str(folder))
     with running(with_serve(msgspec.structs.replace(patient, models=models)), wait=False) as found:
-        until(lambda: "model.onnx" in found.http.get("/readyz").text)
+        until(lambda: "reranker default: it cannot be loaded" in found.http.get("/readyz").text)
+        assert "model.onnx" in caplog.text
         until(lambda: found.http.get("/readyz").status_code == 503)  # it is looked up once in a while
         answer = found.search(shop, ASKED)
         assert ids(answer.json()) == first_stage
         assert answer.json()["ext"]["shelfrank"]["status"] == "error"
-        assert "model.onnx" in answer.json()["ext"]["shelfrank"]["reason"]
+        assert "reranker default: it cannot be loaded" in answer.json()["ext"]["shelfrank"]["reason"]
+        about = found.http.get("/v1/about")
+        assert about.json()["missing"] == {"reranker default": NOT_LOADED}
+        listed = found.http.post("/v1/rerank", json={"query": "cup", "documents": ["cup"]})
+        assert listed.status_code == 503
+        for shown in (answer, about, listed, found.http.get("/readyz")):
+            assert str(tmp_path) not in shown.text
+            assert "model.onnx" not in shown.text
         implicit = found.search(shop, BODY)
         assert "ext" not in implicit.json()
         assert implicit.headers["x-shelfrank-status"] == "error"

@@ -224,7 +224,12 @@ def test_a_page_that_was_open_for_too_long_notes_feedback_of_its_next_search(
 
     def deleted() -> bool:
         client.indices.refresh(index="ubi_*")
-        return client.delete_by_query(index="ubi_events", body=mine, params={"conflicts": "proceed"})["deleted"] == 1
+        return (
+            client.delete_by_query(
+                index="ubi_events", body=mine, params={"conflicts": "proceed", "ignore_unavailable": "true"}
+            )["deleted"]
+            == 1
+        )
 
     until(deleted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ def render(values: dict[str, Any]) -> dict[str, Any]:
     with helm_python.Chart.load(str(CHART)) as chart:
         texts = chart.render(values, name="shop", namespace="search")
     documents = [each for name, text in texts.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text)]
-    return {document["kind"]: document for document in documents if document}
+    return {_kind(document): document for document in documents if document}
+
+
+def _kind(document: dict[str, Any]) -> str:
+    """The kind, and what for where it is the second of it."""
+    return str(document["kind"]) + (" for Prometheus" if document["metadata"]["name"].endswith("-ops") else "")
 
 
 def test_helm_finds_nothing_to_mend() -> None:
@@ -59,7 +65,7 @@ def test_kubernetes_knows_every_field(values: dict[str, Any], version: str) -> N
 
 
 def test_everything_can_be_switched_on_and_off() -> None:
-    optional = {"Ingress", "HorizontalPodAutoscaler", "ServiceMonitor"}
+    optional = {"Ingress", "HorizontalPodAutoscaler", "ServiceMonitor", "Service for Prometheus"}
     assert optional <= set(render(EVERYTHING))
     assert not optional & set(render(EXAMPLE))
     off = {**EXAMPLE, "networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}}
@@ -96,6 +102,30 @@ def test_pods_have_no_rights_and_time_to_stop() -> None:
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
 
 
+def test_health_and_metrics_have_a_port_that_no_load_balancer_shows() -> None:
+    found = render({**EVERYTHING, "service": {"type": "LoadBalancer"}})
+    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    text = found["ConfigMap"]["data"]["shelfrank.toml"]
+    assert tomllib.loads(text)["serve"]["ops_port"] == ports["ops"] != ports["http"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["port"] == "ops"
+    assert [port["targetPort"] for port in found["Service"]["spec"]["ports"]] == ["http"]
+    second = found["Service for Prometheus"]["spec"]
+    assert second["clusterIP"] == "None"
+    assert second["ports"] == [{"name": "ops", "port": ports["ops"], "targetPort": "ops"}]
+    (endpoint,) = found["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["port"] == "ops"
+    assert endpoint["authorization"]["credentials"] == {"name": "metrics-key", "key": "key"}
+
+
+def test_who_may_call_the_service_need_not_be_who_watches_it() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    policy = {"from": [{"podSelector": {}}], "monitoring": peers}
+    ingress = render({**EXAMPLE, "networkPolicy": policy})["NetworkPolicy"]["spec"]["ingress"]
+    assert {rule["ports"][0]["port"]: rule["from"] for rule in ingress} == {"http": policy["from"], "ops": peers}
+
+
 def test_changed_settings_roll_the_pods() -> None:
     def checksum(values: dict[str, Any]) -> str:
         annotations = render(values)["Deployment"]["spec"]["template"]["metadata"]["annotations"]
@@ -120,6 +150,7 @@ def test_more_load_and_longer_queues_make_more_pods() -> None:
         {**EXAMPLE, "keys": {"secret": ""}},
         {**EXAMPLE, "replica": 3},
         {**EXAMPLE, "settings": {"serve": {"host": "127.0.0.1"}}},
+        {**EXAMPLE, "settings": {"serve": {"ops_port": -1}}},
         {**EXAMPLE, "autoscaling": {"enabled": True, "cpuPercent": 0}},
         {**EXAMPLE, "serviceMonitor": {"enabled": True}},
     ],

@@ -105,9 +105,7 @@ def test_what_the_image_holds_serves_and_stops(installed: Path, node: str) -> No
     (installed / "keys").write_text(line, "utf-8")
     home = installed / "home"
     home.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, ops_port = _free_ports(2)
     url = f"http://127.0.0.1:{port}"
     environment = {
         "PATH": f"{installed / 'venv/bin'}",
@@ -116,6 +114,7 @@ def test_what_the_image_holds_serves_and_stops(installed: Path, node: str) -> No
         "OPENSEARCH_URL": node,
         "SHELFRANK_SERVE_HOST": "0.0.0.0",
         "SHELFRANK_SERVE_PORT": str(port),
+        "SHELFRANK_SERVE_OPS_PORT": str(ops_port),
         "SHELFRANK_SERVE_KEYS_FILE": str(installed / "keys"),
     }
     before = _files(installed / "venv")
@@ -125,6 +124,7 @@ def test_what_the_image_holds_serves_and_stops(installed: Path, node: str) -> No
         assert _ready(url) == {"status": "ready", "missing": []}, (installed / "log").read_text()
         health = [installed / "venv/bin/python", installed / "source/deploy/image/healthcheck.py"]
         assert subprocess.run(health, env=environment, check=False).returncode == 0
+        assert _ready(f"http://127.0.0.1:{ops_port}") == {"status": "ready", "missing": []}
         assert _rerank(url, "") == 401
         assert _rerank(url, key) == 200
         heavy = f"import importlib.util as u; print([n for n in {HEAVY} if u.find_spec(n)])"
@@ -137,6 +137,14 @@ def test_what_the_image_holds_serves_and_stops(installed: Path, node: str) -> No
     assert _files(installed / "venv") == before
     assert _files(home) == set()
     assert subprocess.run(health, env=environment, capture_output=True, check=False).returncode == 1
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 def _files(folder: Path) -> set[str]:

@@ -20,16 +20,22 @@ case ${OPENSEARCH_ADMIN_PASSWORD:?}${SHELFRANK_CLUSTER_PASSWORD:?} in
 *[\"\\]*) echo 'The passwords may hold no " and no \.' >&2 && exit 1 ;;
 esac
 printf 'user = "admin:%s"\n' "$OPENSEARCH_ADMIN_PASSWORD" >"$login"
+# A bulk request is asked for at the cluster, and again for each index that it writes to.
+bulk='' behaviour=''
+if [ "${SHELFRANK_UBI:-false}" = true ]; then
+    bulk=', "indices:data/write/bulk"'
+    behaviour=',
+    {"index_patterns": ["ubi_queries", "ubi_events"],
+     "allowed_actions": ["indices:admin/create", "indices:data/write/index", "indices:data/write/bulk*",
+       "indices:admin/mapping/put", "indices:admin/aliases/get"]}'
+fi
 put roles/shelfrank '{
   "cluster_permissions": ["cluster:monitor/main", "cluster:monitor/health", "cluster:monitor/nodes/info",
-    "cluster_composite_ops_ro", "indices:data/read/scroll/clear", "indices:data/read/point_in_time/*"],
+    "cluster_composite_ops_ro", "indices:data/read/scroll/clear", "indices:data/read/point_in_time/*"'"$bulk"'],
   "index_permissions": [
     {"index_patterns": ["'"${SHELFRANK_INDEX:?}"'*"],
      "allowed_actions": ["read", "indices:admin/get", "indices:admin/mappings/get", "indices:admin/mappings/fields/get",
        "indices:admin/aliases/get", "indices:admin/resolve/index", "indices:data/read/point_in_time/*",
-       "indices:monitor/stats", "indices:monitor/settings/get", "indices:admin/analyze"]},
-    {"index_patterns": ["ubi_queries", "ubi_events"],
-     "allowed_actions": ["indices:admin/create", "indices:data/write/index", "indices:data/write/bulk*",
-       "indices:admin/mapping/put", "indices:admin/aliases/get"]}
+       "indices:monitor/stats", "indices:monitor/settings/get", "indices:admin/analyze"]}'"$behaviour"'
   ]}'
 put internalusers/shelfrank '{"password": "'"$SHELFRANK_CLUSTER_PASSWORD"'", "opendistro_security_roles": ["shelfrank"]}'

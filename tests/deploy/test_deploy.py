@@ -232,8 +232,11 @@ class Security(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+@pytest.mark.parametrize("ubi", ["true", "false"])
 @pytest.mark.parametrize(("password", "made"), [("Strong-1", True), ("wrong", False), ('a"b', False)])
-def test_the_services_own_user_reads_the_catalogue_and_writes_behaviour_alone(password: str, made: bool) -> None:
+def test_the_services_own_user_reads_the_catalogue_and_writes_behaviour_alone(
+    password: str, made: bool, ubi: str
+) -> None:
     Security.seen.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Security)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -244,6 +247,7 @@ def test_the_services_own_user_reads_the_catalogue_and_writes_behaviour_alone(pa
         "OPENSEARCH_ADMIN_PASSWORD": password,
         "SHELFRANK_CLUSTER_PASSWORD": "Own-2",
         "SHELFRANK_INDEX": "shop",
+        "SHELFRANK_UBI": ubi,
     }
     try:
         script = ["sh", DEPLOY / "compose/user.sh"]
@@ -258,9 +262,11 @@ def test_the_services_own_user_reads_the_catalogue_and_writes_behaviour_alone(pa
     role = Security.seen["/_plugins/_security/api/roles/shelfrank"][1]
     rows = role["index_permissions"]
     allowed = {pattern: each["allowed_actions"] for each in rows for pattern in each["index_patterns"]}
-    assert set(allowed) == {"shop*", "ubi_queries", "ubi_events"}
+    assert set(allowed) == {"shop*"} | ({"ubi_queries", "ubi_events"} if ubi == "true" else set())
+    # Bulk requests are asked for at the cluster as well.
+    assert ("indices:data/write/bulk" in role["cluster_permissions"]) is (ubi == "true")
     assert not [action for action in allowed["shop*"] if "write" in action or "delete" in action or action == "*"]
-    assert not [action for action in allowed["ubi_queries"] if "read" in action]
+    assert not [action for action in allowed.get("ubi_queries", []) if "read" in action]
     user = Security.seen["/_plugins/_security/api/internalusers/shelfrank"][1]
     assert user == {"password": "Own-2", "opendistro_security_roles": ["shelfrank"]}
 

@@ -45,10 +45,11 @@ lock:            ## Write the lock files again from pyproject.toml.
 clean:           ## Remove the virtual environment and run folders; the node's data stays.
 	rm -rf $(VENV) runs
 
-$(VENV)/.demo: deploy/locks/demo.txt pyproject.toml
+$(VENV)/.demo: deploy/locks/demo.txt deploy/locks/build.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes -r deploy/locks/demo.txt
-	@$(BIN)/python -m pip install --quiet --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r deploy/locks/build.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.dev tests/tools.sh
@@ -63,8 +64,9 @@ $(VENV)/.warm: $(VENV)/.dev
 	@touch $@
 
 # The lock file names everything and leaves out what no processor without CUDA opens, so pip is to add nothing.
-$(VENV)/.dev: deploy/locks/dev.txt pyproject.toml
+$(VENV)/.dev: deploy/locks/dev.txt deploy/locks/build.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --require-hashes -r deploy/locks/dev.txt
-	@$(BIN)/python -m pip install --quiet --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r deploy/locks/build.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from indexer import node
 from indexer.errors import ClusterError, ConfigError, InputError, ShelfrankError, UsageError
 from indexer.settings import Settings
-from reranker.serving import events_api, gateway_api, ops, page_files, rerank_api, search_api, ubi, visits
+from reranker.serving import addresses, events_api, gateway_api, ops, page_files, rerank_api, search_api, ubi, visits
 from reranker.serving.access import KEY_HEADER, DeniedError
 from reranker.serving.disclosure import told, untold
 from reranker.serving.engine import Engine
@@ -55,7 +55,7 @@ def create(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.traces = None
     app.state.keys = Keys(os.environ, settings.serve.keys_file)
-    app.state.proxies = visits.networks(settings.serve.trusted_proxies)
+    app.state.proxies = addresses.trusted(settings.serve.trusted_proxies)
     app.state.engine = engine = Engine(settings, metrics)
     app.state.passage = Passage(settings.cluster)
     app.state.hidden = Hidden(app.state.passage, settings.limits.hidden)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 import time
@@ -11,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from reranker.serving.addresses import network
 from reranker.serving.handshake import Handshake
 from reranker.serving.protocol import Patient
 
@@ -52,7 +52,7 @@ class Connections:
         """Whether there is room for a newcomer, once somebody who keeps the service waiting has gone."""
         if len(self) >= self.most and (keeps_waiting := self._who_keeps_waiting()) is not None:
             self.end(keeps_waiting, "displaced")
-        self._networks[newcomer] = network(peer)
+        self._networks[newcomer] = network(str(peer[0])) if isinstance(peer, tuple) and peer else ""
         return len(self) <= self.most
 
     def _who_keeps_waiting(self) -> Patient | None:
@@ -92,15 +92,3 @@ class Connections:
                 self.end(patient, "unread")
         for patient in tuple(self._networks):
             patient.check(now)
-
-
-def network(peer: Any) -> str:
-    """Whom a connection counts for: the address, or the network of 64 bits that an IPv6 client has to itself."""
-    host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-    try:
-        found = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(found, ipaddress.IPv4Address):
-        return host
-    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))

@@ -44,8 +44,8 @@ class Engine:
         self._closed = False
         seconds = metrics.phase
         self._models = Crew("shelfrank-model", serve.workers, serve.queue, seconds)
-        # What may take long and nobody's page waits for has a slot of its own.
-        self._aside = Crew("shelfrank-aside", 1, serve.queue, seconds)
+        # What may take long and nobody's page waits for has a slot of its own, and gives way to pages.
+        self._aside = Crew("shelfrank-aside", 1, serve.queue, seconds, before=self._models)
         # These wait for the cluster, and never keep a model waiting.
         self._searching = Crew("shelfrank-search", serve.searches, serve.queue, seconds)
         metrics.waiting.set_function(lambda: self._models.turns.waiting)

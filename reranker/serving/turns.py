@@ -1,8 +1,9 @@
 """Whose turn it is at the models: a few slots, shared fairly by all who want one.
 
 Every share has used some time, less where it weighs more, and the one that has used least is next. No slot is idle
-while somebody waits. A slot that was held for long is handed on between two forward passes where another share has had
-less, so a long piece of work keeps nobody waiting for longer than a moment.
+while somebody waits. Where another share has had less, a slot is handed on between two forward passes when it was held
+for long, and at once for a piece that takes less than what is left of this one: a long piece of work keeps nobody
+waiting for longer than a pass, and pieces of one size do not interrupt each other.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from reranker.pace import paced
 
 # Longer than an ordinary window takes, for a window that is begun late may as well not be begun.
 _QUANTUM_S = 0.25
+_COURTESY = 3.0  # passes that work which gives way waits for at most, before each of its own
 
 
 class BusyError(ShelfrankError):
@@ -53,6 +55,11 @@ class Turn:
         self.stopped = False
         self.wake: Callable[[], None] = lambda: None
 
+    @property
+    def left_s(self) -> float:
+        """Seconds that it is expected to take still."""
+        return max(0.0, self.cost_s - self.held_s)
+
     def stop(self) -> None:
         """Nobody waits for it any more: it ends before its next pass."""
         self.stopped = True
@@ -68,16 +75,20 @@ class _Party:
 
     def ahead_s(self) -> float:
         """Seconds that its turns still want."""
-        return sum(max(0.0, each.cost_s - each.held_s) for each in (*self.waiting, *self.holding))
+        return sum(each.left_s for each in (*self.waiting, *self.holding))
 
 
 class Turns:
-    """A few slots; safe to use from the event loop and from the threads that work."""
+    """A few slots; safe to use from the event loop and from the threads that work. Those of `before` go first: while
+    one of them is held, what works here rests between its passes, for three quarters of the time at most."""
 
-    def __init__(self, slots: int, queue: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.slots, self.queue = slots, queue
+    def __init__(
+        self, slots: int, queue: int, clock: Callable[[], float] = time.monotonic, before: Turns | None = None
+    ) -> None:
+        self.slots, self.queue, self._before = slots, queue, before
         self._clock = clock
         self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
         self._parties: dict[str, _Party] = {}
         self._reached = 0.0  # what the last one that was chosen had used
 
@@ -151,9 +162,26 @@ class Turns:
             if not party.waiting and not party.holding:
                 del self._parties[turn.share.name]
             self._hand_out()
+            if not self._parties:
+                self._idle.notify_all()
+
+    def rest(self, most_s: float) -> None:
+        """Wait until no slot is held and none wanted, or for so many seconds."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._parties, most_s)
+
+    def _give_way(self, turn: Turn, deadline: float) -> None:
+        with self._lock:
+            took = self._pass_s(turn)
+        if self._before is not None and took > 0:
+            self._before.rest(max(0.0, min(took * _COURTESY, deadline - self._clock())))
+            with self._lock:
+                if turn.since is not None:
+                    turn.since = self._clock() - took
 
     def _goes_on(self, turn: Turn, deadline: float) -> bool:
         """Between two passes: whether there is time for another; where another share is next, when that has been."""
+        self._give_way(turn, deadline)
         with self._lock:
             party = self._parties.get(turn.share.name)
             if party is None or turn not in party.holding:
@@ -161,7 +189,7 @@ class Turns:
             self._charge(turn, party)
             if turn.stopped or self._clock() >= deadline:
                 return False
-            if turn.hold_s < _QUANTUM_S or not self._is_another_next(party):
+            if not self._is_another_next(turn, party):
                 return True
             granted = threading.Event()
             turn.wake, turn.since = granted.set, None
@@ -174,12 +202,17 @@ class Turns:
                 party.waiting.remove(turn)
             return turn in party.holding and not turn.stopped and self._clock() < deadline
 
-    def _is_another_next(self, party: _Party) -> bool:
-        """Whether a share that waits has used less; what would need one more thread than there are does not count."""
-        begun = sum(turn.begun for each in self._parties.values() for turn in (*each.waiting, *each.holding))
+    def _is_another_next(self, turn: Turn, party: _Party) -> bool:
+        """Whether a share that waits has used less, and the turn has had its time or would take longer than what waits;
+        what would need one more thread than there are does not count."""
+        begun = sum(each.begun for other in self._parties.values() for each in (*other.waiting, *other.holding))
         room = begun < self.slots + self.queue
+        left_s = float("inf") if turn.hold_s >= _QUANTUM_S else turn.left_s
         others = (each for each in self._parties.values() if each is not party and each.waiting)
-        return any(each.used < party.used and (room or each.waiting[0].begun) for each in others)
+        return any(
+            each.used < party.used and each.waiting[0].left_s < left_s and (room or each.waiting[0].begun)
+            for each in others
+        )
 
     def _enter(self, turn: Turn) -> None:
         party = self._parties.get(turn.share.name)

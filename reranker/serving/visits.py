@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -11,12 +10,11 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import Request
 
-from indexer.errors import ConfigError
+from reranker.serving.addresses import Network, is_in, network
 from reranker.serving.keys import Key
 from reranker.serving.turns import Share
 
 T = TypeVar("T")
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class GoneError(Exception):
@@ -45,35 +43,12 @@ def of(request: Request, key: Key | None) -> Visit:
 def address(request: Request) -> str:
     """The network address of the client, or of the first proxy that `serve.trusted_proxies` does not name; an IPv6
     client has a network of 64 bits to itself."""
-    trusted: tuple[_Network, ...] = request.app.state.proxies
+    trusted: tuple[Network, ...] = request.app.state.proxies
     hops = [each.strip() for each in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
     found = request.client.host if request.client else ""
-    while hops and _is_in(found, trusted):
+    while hops and is_in(found, trusted):
         found = hops.pop() or found
-    try:
-        parsed = ipaddress.ip_address(found)
-    except ValueError:
-        return found[:100]
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else found
-
-
-def networks(text: str) -> tuple[_Network, ...]:
-    """Addresses and networks of a text, with commas between. Raises ConfigError."""
-    try:
-        return tuple(ipaddress.ip_network(each.strip(), strict=False) for each in text.split(",") if each.strip())
-    except ValueError as error:
-        raise ConfigError(
-            f"serve.trusted_proxies is {text!r}: {error}. Write addresses or networks with commas between, such as "
-            "10.0.0.0/8, 127.0.0.1."
-        ) from error
-
-
-def _is_in(found: str, trusted: tuple[_Network, ...]) -> bool:
-    try:
-        parsed = ipaddress.ip_address(found)
-    except ValueError:
-        return False
-    return any(parsed in network for network in trusted)
+    return network(found)
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

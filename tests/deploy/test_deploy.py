@@ -85,6 +85,14 @@ def test_the_image_is_made_by_the_steps_that_this_test_takes() -> None:
     assert re.search(r"^STOPSIGNAL SIGTERM$", text, re.MULTILINE)
 
 
+def test_nothing_is_installed_without_a_hash() -> None:
+    """Not by `make` either: what builds the editable install is locked like the rest."""
+    installs = [line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if "pip install" in line]
+    assert len(installs) >= 4
+    for line in installs:
+        assert "--require-hashes -r deploy/locks/" in line or "--no-deps --no-build-isolation -e ." in line, line
+
+
 def test_the_dockerfile_has_no_findings() -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("hadolint"), DOCKERFILE], capture_output=True, text=True, check=False

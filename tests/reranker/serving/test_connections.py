@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from reranker.serving import protocol
-from reranker.serving.connections import network
 from tests.reranker.serving.raw import answer, certificate, connect, listener, rest, status
 from tests.waiting import until
 
@@ -293,14 +292,6 @@ def test_where_every_client_is_being_answered_a_newcomer_is_refused_and_they_are
             each.close()
         with connect(port, GET) as connection:
             assert status(answer(connection)) == 200
-
-
-def test_an_ipv6_client_counts_by_its_network() -> None:
-    assert network(("2001:db8::1", 5, 0, 0)) == network(("2001:db8::ffff:2", 6, 0, 0))
-    assert network(("2001:db8:0:1::1", 5, 0, 0)) != network(("2001:db8::1", 5, 0, 0))
-    assert network(("::ffff:192.0.2.1", 5, 0, 0)) != network(("::ffff:192.0.2.2", 5, 0, 0))
-    assert network(("192.0.2.1", 5)) == "192.0.2.1"
-    assert network(None) == ""
 
 
 # Unread

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -140,6 +141,83 @@ def test_a_long_piece_hands_its_slot_on_between_passes_and_goes_on_later() -> No
         return order
 
     assert asyncio.run(told()) == ["pass 0", "pass 1", "short", *(f"pass {number}" for number in range(2, 6))]
+
+
+@pytest.mark.parametrize(("waits_s", "passes_before"), [(0.1, 1), (0.9, 4)])
+def test_a_slot_is_handed_on_at_once_for_what_is_shorter_than_what_is_left(waits_s: float, passes_before: int) -> None:
+    """One second of work in passes of a sixteenth; what takes longer than what is left of it waits for the quantum."""
+
+    async def told() -> int:
+        clock = Clock()
+        turns = Turns(1, 10, clock)
+        turn = await turns.begin(A, 0.9)
+        waits = await begun(turns, B, waits_s)
+        done = 0
+
+        def passes() -> None:
+            nonlocal done
+            with turns.working(turn):
+                while goes_on(clock.now + 1) and not waits.done():
+                    clock.now += 0.0625
+                    done += 1
+
+        thread = asyncio.create_task(asyncio.to_thread(passes))
+        turns.end(await asyncio.wait_for(waits, 10))
+        before = done
+        await thread
+        return before
+
+    assert asyncio.run(told()) == passes_before
+
+
+def test_what_gives_way_rests_between_its_passes_and_is_never_starved() -> None:
+    async def told() -> tuple[int, float]:
+        pages = Turns(1, 10)
+        aside = Turns(1, 10, before=pages)
+        page = await pages.begin(A)
+        turn = await aside.begin(B)
+        passes = 0
+
+        def work() -> None:
+            nonlocal passes
+            with aside.working(turn):
+                while goes_on() and passes < 4:
+                    threading.Event().wait(0.02)
+                    passes += 1
+
+        began = time.monotonic()
+        await asyncio.to_thread(work)
+        rested = time.monotonic() - began
+        pages.end(page)
+        return passes, rested - turn.held_s
+
+    passes, rested = asyncio.run(told())
+    assert passes == 4
+    assert rested >= 0.02 * 3 * 4  # and what it rests is not charged
+
+
+def test_what_gives_way_goes_on_when_nobody_wants_a_page() -> None:
+    async def told() -> bool:
+        pages = Turns(1, 10)
+        aside = Turns(1, 10, before=pages)
+        page, turn = await pages.begin(A), await aside.begin(B)
+        resting, gone_on = threading.Event(), threading.Event()
+
+        def work() -> None:
+            with aside.working(turn):
+                turn.since = time.monotonic() - 1000  # a pass that took long
+                resting.set()
+                if goes_on():
+                    gone_on.set()
+
+        thread = asyncio.create_task(asyncio.to_thread(work))
+        await asyncio.to_thread(resting.wait, 10)
+        held = gone_on.is_set()
+        pages.end(page)
+        await asyncio.wait_for(thread, 10)
+        return gone_on.is_set() and not held
+
+    assert asyncio.run(told())
 
 
 def test_a_short_piece_is_not_interrupted() -> None:

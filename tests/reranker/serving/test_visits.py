@@ -8,12 +8,12 @@ import pytest
 from fastapi import Request
 
 from indexer.errors import ConfigError
-from reranker.serving import visits
+from reranker.serving import addresses, visits
 from reranker.serving.keys import Key
 
 
 def request(peer: str, forwarded: list[str], trusted: str) -> Request:
-    app = SimpleNamespace(state=SimpleNamespace(proxies=visits.networks(trusted)))
+    app = SimpleNamespace(state=SimpleNamespace(proxies=addresses.trusted(trusted)))
     headers = [(b"x-forwarded-for", each.encode()) for each in forwarded]
     return Request({"type": "http", "app": app, "client": (peer, 1), "headers": headers, "state": {"arrived": 5.0}})
 
@@ -32,6 +32,8 @@ def request(peer: str, forwarded: list[str], trusted: str) -> Request:
         ("10.0.0.2", ["nonsense" * 100], "10.0.0.0/8", ("nonsense" * 100)[:100]),
         ("2001:db8:1:2:3:4:5:6", [], "", "2001:db8:1:2::/64"),
         ("2001:db8:1:2:ffff::1", [], "", "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.2", ["::ffff:198.51.100.1"], "10.0.0.0/8", "198.51.100.1"),
+        ("10.0.0.2", ["::ffff:198.51.100.2"], "::ffff:10.0.0.0/104", "10.0.0.2"),
     ],
 )
 def test_an_address_is_the_peers_or_what_a_trusted_proxy_says(
@@ -51,4 +53,12 @@ def test_a_key_shares_as_itself_wherever_it_comes_from() -> None:
 @pytest.mark.parametrize("text", ["nonsense", "10.0.0.0/33", "10.0.0.1;10.0.0.2"])
 def test_proxies_that_cannot_be_are_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"serve\.trusted_proxies"):
-        visits.networks(text)
+        addresses.trusted(text)
+
+
+def test_an_ipv6_client_counts_by_its_network() -> None:
+    assert addresses.network("2001:db8::1") == addresses.network("2001:db8::ffff:2")
+    assert addresses.network("2001:db8:0:1::1") != addresses.network("2001:db8::1")
+    assert addresses.network("fe80::1%eth0") == addresses.network("fe80::2")
+    assert addresses.network("::ffff:192.0.2.1") != addresses.network("::ffff:192.0.2.2")
+    assert (addresses.network("192.0.2.1"), addresses.network("")) == ("192.0.2.1", "")

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from indexer import node
 from indexer.errors import ClusterError, ConfigError, InputError, ShelfrankError, UsageError
 from indexer.settings import Settings
-from reranker.serving import addresses, events_api, gateway_api, ops, page_files, rerank_api, search_api, ubi, visits
+from reranker.serving import addresses, events_api, gateway_api, ops, page_files, rerank_api, search_api, ubi
 from reranker.serving.access import KEY_HEADER, DeniedError
 from reranker.serving.disclosure import told, untold
 from reranker.serving.engine import Engine

@@ -68,8 +68,8 @@ def _check(settings: Settings) -> None:
     open_to_others = [host for host in (serve.host, serve.ops_host) if host and host not in LOCAL]
     if open_to_others and not Keys(os.environ, serve.keys_file).required:
         raise UsageError(
-            f"The service would listen on {open_to_others[0]} without API keys. Make one with `shelfrank keys new NAME` "
-            "and put its line into serve.keys_file or SHELFRANK_API_KEYS, or listen on 127.0.0.1."
+            f"The service would listen on {open_to_others[0]} without API keys. Make one with `shelfrank keys new "
+            "NAME` and put its line into serve.keys_file or SHELFRANK_API_KEYS, or listen on 127.0.0.1."
         )
     if serve.cluster_decides:
         _check_cluster_asks(settings.cluster, serve.host)

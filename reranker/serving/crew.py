@@ -63,7 +63,7 @@ class Crew:
     """Some slots, and the threads that fill them; `seconds` takes the time of each phase. It gives way to `before`."""
 
     def __init__(self, name: str, slots: int, queue: int, seconds: Histogram, before: Crew | None = None) -> None:
-        self.turns = Turns(slots, queue, before=before.turns if before else None)
+        self.turns: Turns = Turns(slots, queue, before=before.turns if before else None)
         self.costs = Costs()
         self._seconds = seconds
         self._pool = ThreadPoolExecutor(slots + queue, name)  # who hands a slot on keeps the thread

@@ -13,6 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from indexer.errors import BundleError
+from indexer.settings import Models
 from reranker.blend import COLUMNS, as_weights
 from reranker.registry import current
 from reranker.text import Recipe
@@ -23,8 +24,12 @@ MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 SHIPPED = Path(__file__).parent / "bundles"
 
-Kind = Literal["encoder", "reranker"]
+Kind = Literal["encoder", "reranker", "reranker-en"]
+"""`reranker-en` reads English queries in the place of a `reranker`, which reads all others."""
 Origin = Literal["setting", "registry", "shipped"]
+ENGLISH: Kind = "reranker-en"
+NONE = "none"
+_ORIGINS = ("shipped", "registry", "setting")  # the later, the more it was chosen on purpose
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +128,20 @@ def load(folder: str | Path, kind: Kind, home: str | Path = "") -> Bundle:
         ) from error
 
 
+def load_english(settings: Models, beside: Origin) -> Bundle | None:
+    """The reranker for English queries that goes with the one for all, None where that one reads them too.
+
+    The settings name it (`none` for none), or the registry, or it ships. One that ships reads nothing for a reranker of
+    the shop's own, and one of the registry nothing for one that the settings name. Raises BundleError.
+    """
+    if settings.reranker_en == NONE:
+        return None
+    _, origin = locate(settings.reranker_en, ENGLISH, settings.home)
+    if _ORIGINS.index(origin) < _ORIGINS.index(beside) or (origin == "shipped" and not (SHIPPED / ENGLISH).exists()):
+        return None
+    return load(settings.reranker_en, ENGLISH, settings.home)
+
+
 def locate(folder: str | Path, kind: Kind, home: str | Path = "") -> tuple[Path, Origin]:
     """Where `load` looks, and what chose it. Raises BundleError when the registry's choice cannot be read."""
     if folder:
@@ -136,7 +155,7 @@ def locate(folder: str | Path, kind: Kind, home: str | Path = "") -> tuple[Path,
 def verify(path: Path, kind: Kind) -> Bundle:
     """Read a bundle and compare every file with its checksum. Raises BundleError."""
     description = read_description(path)
-    if description.kind != kind:
+    if description.kind != kind and (description.kind, kind) != ("reranker-en", "reranker"):
         raise BundleError(f"{path} is a bundle of kind {description.kind}; a {kind} is needed here.")
     for name in (MODEL, TOKENIZER):
         if name not in description.files:

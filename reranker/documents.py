@@ -14,6 +14,7 @@ from reranker.encoder import Encoder, QueryVectors
 from reranker.pace import goes_on
 from reranker.rescore import Candidate, remaining_until, rescore, weighs_cosines
 from reranker.scoring import CrossEncoder
+from reranker.text import field_text
 
 MAX_DOCUMENTS = 1_000
 
@@ -45,6 +46,7 @@ def rerank_by(
     """As `rerank`; `deadline` is a reading of `time.monotonic()`."""
     if len(documents) > MAX_DOCUMENTS:
         raise InputError(f"{len(documents)} documents were given; at most {MAX_DOCUMENTS} are scored in one call.")
+    reranker = reranker.reader(query, map(_title, documents))
     tokens = []
     for at, document in enumerate(documents):
         if not goes_on(deadline):
@@ -63,6 +65,13 @@ def _late(scored: int, documents: Sequence[object]) -> ShelfrankError:
     return ShelfrankError(
         f"The deadline came after {scored} of {len(documents)} documents. Send fewer documents or allow more time."
     )
+
+
+def _title(document: object) -> str:
+    if isinstance(document, Mapping):
+        text = document.get("text")
+        return text if isinstance(text, str) else field_text(document.get("title"))
+    return document if isinstance(document, str) else ""
 
 
 def _tokens(at: int, document: object, reranker: CrossEncoder) -> list[int]:

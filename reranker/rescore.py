@@ -15,7 +15,7 @@ from reranker.blend import blended, weighed
 from reranker.encoder import QueryVectors
 from reranker.pace import StoppedError
 from reranker.scoring import CrossEncoder
-from reranker.text import unpack_ids
+from reranker.text import field_text, unpack_ids
 
 TOKENS_FIELD = "rerank_tokens"
 TOKENS_NAME_FIELD = "rerank_bundle"
@@ -89,6 +89,7 @@ def rescore(
         return untouched(window, "skipped", "the window holds no hit of this page", reranker)
     if not query.strip():
         return untouched(window, "skipped", "the query is empty", reranker)
+    reranker = reranker.reader(query, (field_text(hit.fields.get("title")) for hit in window))
     try:
         cosines = None if vectors is None else all_known([vectors.cosine(hit.fields) for hit in window])
         scores = reranker.score(query, [stored_tokens(hit.fields, reranker) for hit in window], deadline)
@@ -134,7 +135,7 @@ def rescore(
 
 def weighs_cosines(reranker: CrossEncoder | None, blend: float | None) -> bool:
     """Whether the order of a window depends on cosines, where they are known."""
-    return reranker is not None and blend is None and bool(reranker.bundle.description.vector_weights)
+    return reranker is not None and blend is None and reranker.weighs_cosines
 
 
 def all_known(cosines: Sequence[float | None]) -> NDArray[np.float64] | None:

@@ -7,7 +7,7 @@ before they are batched, so neither the order in which they arrive nor their nei
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from indexer.settings import Models
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Layout
 from reranker.cache import Cache, digest
+from reranker.languages import is_latin
 from reranker.pace import goes_on
 from reranker.session import Session
 from reranker.text import Part, product_parts, query_ids, query_part
@@ -58,12 +59,46 @@ class CrossEncoder(ProductTokens):
         self.on_batch: Callable[[int], None] = lambda tokens: None
         # Where a process that lives long keeps what `score` found.
         self.cache: Cache[float] | None = None
+        self.english: CrossEncoder | None = None
 
     @classmethod
     def load(cls, settings: Models | None = None) -> CrossEncoder:
-        """Load the reranker that the settings name. Raises BundleError or ProviderError."""
+        """Load the reranker that the settings name, and the one for English that goes with it. Raises BundleError or
+        ProviderError."""
         settings = settings or Models()
-        return cls(bundles.load(settings.reranker, "reranker", settings.home), settings)
+        found = cls(bundles.load(settings.reranker, "reranker", settings.home), settings)
+        english = bundles.load_english(settings, found.bundle.origin)
+        if english is not None:
+            found.english = cls(english, settings)
+        return found
+
+    @property
+    def parts(self) -> tuple[CrossEncoder, ...]:
+        """Itself, and what reads in its place."""
+        return (self, self.english) if self.english else (self,)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The product fields that it reads, or what reads in its place."""
+        return frozenset(field.name for part in self.parts for field in part.bundle.description.recipe.fields)
+
+    @property
+    def weighs_cosines(self) -> bool:
+        """Whether an order depends on cosines, where they are known."""
+        return any(part.bundle.description.vector_weights for part in self.parts)
+
+    @property
+    def weighs_signals(self) -> bool:
+        """Whether an order depends on more than the scores."""
+        return any(part.bundle.description.weights for part in self.parts)
+
+    def reader(self, query: str, titles: Iterable[str]) -> CrossEncoder:
+        """What reads a query and hits with these titles: itself, or the one for English."""
+        return self.english if self.english is not None and is_latin(query, titles) else self
+
+    def named(self, bundle_id: str) -> CrossEncoder:
+        """The part with this bundle, or itself."""
+        return next((part for part in self.parts if part.bundle_id == bundle_id), self)
 
     def read(self, query: str, product: Mapping[str, Any]) -> tuple[Part, list[Part]]:
         """The query and the product's fields with what the model reads of them: what finds no room is left out."""

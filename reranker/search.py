@@ -231,8 +231,8 @@ class Searcher:
             return without
         needed = list(STORED_FIELDS if near else (TOKENS_FIELD, TOKENS_NAME_FIELD))
         if self.reranker:
-            needed += [field.name for field in self.reranker.bundle.description.recipe.fields]
-            needed += signals.FIELDS if self.reranker.bundle.description.weights else ()
+            needed += self.reranker.fields
+            needed += signals.FIELDS if self.reranker.weighs_signals else ()
         return {"includes": sorted({*fields, *needed}), **without}
 
 

@@ -197,7 +197,7 @@ class _Rescored(msgspec.Struct, frozen=True):
 def _rescored(searcher: Searcher, index: str, query: Query, scores: Mapping[str, float], window: int) -> _Rescored:
     assert searcher.reranker is not None
     ids = list(scores)
-    recipe = [field.name for field in searcher.reranker.bundle.description.recipe.fields]
+    recipe = sorted(searcher.reranker.fields)
     text = bounded(query.text)
     wanted = sorted({*recipe, *signals.FIELDS, *STORED_FIELDS})
     head, tail = ids[:window], ids[window:DEPTH]

@@ -106,6 +106,7 @@ def explain_page(
     """Why the picked hits of a page stand where they stand; the page holds the whole window, with the fields that the
     reranker reads."""
     began = time.monotonic()
+    reranker = reranker and reranker.named(page.rerank["model"])
     readings = _read(reranker, query, picked, remaining_until(time_limit_ms))
     hits = _explained(reranker, query, page, picked, readings, filters)
     summary = {name: getattr(readings, name) for name in ("status", "reason", "scored", "pairs")}

@@ -118,8 +118,9 @@ def verify(target: str | None, kind: Kind | None, as_json: bool) -> None:
     if target:
         chosen = [Registry(settings.models.home).find(target, kind)]
     else:
-        named = {"encoder": settings.models.encoder, "reranker": settings.models.reranker}
-        chosen = [(bundles.locate(named[each], each, settings.models.home)[0], each) for each in _kinds(kind)]
+        named = {each: getattr(settings.models, each.replace("-", "_")) for each in KINDS}
+        used = [each for each in _kinds(kind) if named[each] != bundles.NONE]
+        chosen = [(bundles.locate(named[each], each, settings.models.home)[0], each) for each in used]
     reports = [gate.examine(folder, each, settings.models) for folder, each in chosen]
     if as_json:
         emit_json({"passed": all(report.passed for report in reports), "bundles": [_plain(each) for each in reports]})

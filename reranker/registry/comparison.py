@@ -11,11 +11,12 @@ import msgspec
 from indexer import client as clusters
 from indexer.errors import ClusterError, InputError, UsageError
 from indexer.settings import Settings
-from reranker.bundle import Bundle
+from reranker.bundle import ENGLISH, Bundle
 from reranker.encoder import Encoder
 from reranker.evaluation.compare import ESCI_GAINS, HEADLINE, Gain, difference, mean, measure, parse_gains
 from reranker.evaluation.judgments import Qrels, Query, of_split, read_qrels, read_queries, some
 from reranker.evaluation.runs import Run, System, run_system, seen_in_training
+from reranker.languages import is_latin
 from reranker.registry.gate import Check
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
@@ -74,6 +75,8 @@ def compare(
         searchers = _with_encoders(candidate, current, settings, task)
     else:
         searchers = _with_rerankers(candidate, current, settings, task)
+    if candidate.description.kind == ENGLISH:
+        task = msgspec.structs.replace(task, queries=[query for query in task.queries if is_latin(query.text, ())])
     mode = settings.search.mode
     if candidate.description.kind == "encoder" and mode == "bm25":
         mode = "hybrid"

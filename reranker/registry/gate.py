@@ -19,7 +19,7 @@ from reranker.scoring import CrossEncoder
 
 FATAL = ("files", "loads")  # a bundle that fails one of these cannot serve, whatever the reason to want it
 # Scores are rounded to 5 decimals; a value on the edge may still fall to either side. Vectors: 1 - cosine.
-_BATCH = {"reranker": 1.5e-5, "encoder": 1e-5}
+_BATCH = {"reranker": 1.5e-5, "reranker-en": 1.5e-5, "encoder": 1e-5}
 # The part of the logits' range by which a stored model may differ from the trained one, and what matters to no blend.
 _PARITY, _PARITY_FLOOR = 0.05, 0.01
 _ORDERED = 0.75
@@ -192,7 +192,7 @@ def _warnings(model: Model) -> list[str]:
             continue
         if share < _ORDERED:
             told.append(f"{ORDERED} in {share:.0%} of the probes in {language}; {_ORDERED:.0%} is expected.")
-    if _kind(model) == "reranker" and "torch_parity_logits" not in model.bundle.description.quality:
+    if _kind(model) != "encoder" and "torch_parity_logits" not in model.bundle.description.quality:
         told.append("The card records no comparison with the trained model (quality.torch_parity_logits).")
     return told
 

@@ -85,7 +85,7 @@ def consequences(bundle: Bundle, before: Bundle | None, settings: Settings) -> l
 
 def overridden(settings: Settings, kind: Kind) -> list[str]:
     """That a setting names a bundle, so that the registry's choice has no effect; empty when none does."""
-    named = settings.models.encoder if kind == "encoder" else settings.models.reranker
-    name = variable("models", kind)
-    source = name if os.environ.get(name) else f"models.{kind}"
+    setting = kind.replace("-", "_")
+    named, name = getattr(settings.models, setting), variable("models", setting)
+    source = name if os.environ.get(name) else f"models.{setting}"
     return [f"{source} is {named}, so that bundle is used and not the registry's."] if named else []

@@ -14,6 +14,7 @@ import msgspec
 
 from indexer.errors import ShelfrankError
 from indexer.settings import Settings
+from reranker.bundle import NONE
 from reranker.cache import Cache
 from reranker.encoder import Encoder, QueryVectors
 from reranker.rescore import Candidate, Outcome, rescore, untouched, weighs_cosines
@@ -81,12 +82,13 @@ class Engine:
 
     def _load_reranker(self, name: str) -> None:
         models = self.settings.models
-        if name != DEFAULT:
-            models = msgspec.structs.replace(models, reranker=self.settings.serve.bundles[name])
+        if name != DEFAULT:  # a bundle that is asked for by name reads every query
+            models = msgspec.structs.replace(models, reranker=self.settings.serve.bundles[name], reranker_en=NONE)
         reranker = CrossEncoder.load(models)
-        reranker.score("warm", [reranker.text_tokens("warm")])
-        reranker.on_batch = self.metrics.tokens.observe
-        reranker.cache = self._cache("scores", self.settings.serve.cache_scores)
+        for part in reranker.parts:
+            part.score("warm", [part.text_tokens("warm")])
+            part.on_batch = self.metrics.tokens.observe
+            part.cache = self._cache("scores", self.settings.serve.cache_scores)
         self.rerankers[name] = reranker
 
     def _load_encoder(self) -> None:

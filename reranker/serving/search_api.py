@@ -290,6 +290,9 @@ async def about(request: Request) -> dict[str, Any]:
         "size": settings.search.size,
         "deadline_ms": settings.search.deadline_ms,
         "bundles": {name: reranker.bundle_id for name, reranker in engine.rerankers.items()},
+        "english": {
+            name: reranker.english.bundle_id for name, reranker in engine.rerankers.items() if reranker.english
+        },
         "encoder": engine.encoder.bundle_id if engine.encoder else None,
         "missing": engine.missing,
         "ubi": settings.serve.ubi,

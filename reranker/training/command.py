@@ -16,6 +16,8 @@ from indexer import settings as config
 from indexer.errors import UsageError
 from indexer.patience import patient
 from indexer.terminal import emit_json, err, progress
+from reranker import bundle as bundles
+from reranker.bundle import Kind
 from reranker.training.encoders import encoder
 from reranker.training.prepare.command import check, prepare
 from reranker.training.shops import Source, open_shop, paired, read_products
@@ -106,6 +108,13 @@ def pretrain(indexes: tuple[str, ...], out: Path, base: str, epochs: int, work: 
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a stopped run goes on from it.")
 @BASE
 @click.option("--name", default="reranker", show_default=True, help="Name on the bundle's card.")
+@click.option(
+    "--teacher", "teachers", multiple=True, type=FOLDER, help="Bundle whose scores are the targets; may be given again."
+)
+@click.option(
+    "--unjudged", multiple=True, nargs=2, metavar="INDEX FILE", help="Queries that teachers score hits of, one a line."
+)
+@click.option("--english", is_flag=True, help="For English queries alone, in the place of the one for all.")
 @click.option("--gains", default="3:1,2:0.1,1:0.01,0:0", show_default=True, help="Gain of each grade.")
 @click.option("--options", type=FILE, help="TOML with [data] and [finetune] settings.")
 @click.option("--dev-share", default=0.15, show_default=True, help="Queries for choosing the blend.")
@@ -121,6 +130,9 @@ def reranker(
     out: Path,
     base: str,
     name: str,
+    teachers: tuple[Path, ...],
+    unjudged: tuple[tuple[str, str], ...],
+    english: bool,
     gains: str,
     options: Path | None,
     dev_share: float,
@@ -150,25 +162,44 @@ def reranker(
         named = {query.id: query.columns["split"] for query in judged if "split" in query.columns}
         split = named or make_splits(sorted(query.id for query in judged), dev_share, test_share, seed)
         sources.append(Source(index, judged, read_qrels(qrels_file), split, sealed=bool(named)))
+    if unjudged and not teachers:
+        raise UsageError(
+            "Queries without judgments teach nothing by themselves: give a --teacher that scores their hits."
+        )
     settings = config.load()
     err.print("Reading the catalogues …")
-    shops = [open_shop(source, settings) for source in sources]
+    shops = [open_shop(source, settings, _read_unjudged(source, unjudged, sources)) for source in sources]
     texts = (" ".join(map(str, product.values())) for shop in shops for product in shop.products.values())
-    folder, licence, before = open_base(base, work, "reranker", texts)
+    kind: Kind = "reranker-en" if english else "reranker"
+    folder, licence, before = open_base(base, work, kind, texts)
     plan = run.Plan(
         name=name,
         base=before.description.base_model if before else base,
         base_licence=licence,
         gain=parse_gains(gains),
         data=msgspec.convert(chosen.get("data", {}) | {"seed": seed}, data.Options),
-        finetune=msgspec.convert(chosen.get("finetune", {}) | {"seed": seed}, finetune.Options),
+        finetune=msgspec.convert(
+            {"loss": "teacher" if teachers else "listnet"} | chosen.get("finetune", {}) | {"seed": seed},
+            finetune.Options,
+        ),
         refit=refit,
         window=settings.search.window,
         before=before,
+        kind=kind,
+        teachers=tuple(bundles.verify(folder, "reranker") for folder in teachers),
     )
     with progress() as bar:
         bundle = run.train(shops, folder, plan, out, on_step_of(bar))
     done(bundle, as_json)
+
+
+def _read_unjudged(source: Source, unjudged: Sequence[tuple[str, str]], sources: Sequence[Source]) -> list[str]:
+    """The queries to be searched in a source's index; where several sources share it, the first has them."""
+    if source is not next(each for each in sources if each.index == source.index):
+        return []
+    files = [Path(file) for index, file in unjudged if index == source.index]
+    lines = (line.strip() for file in files for line in file.read_text("utf-8").splitlines())
+    return list(dict.fromkeys(filter(None, lines)))
 
 
 def make_splits(query_ids: Sequence[str], dev_share: float, test_share: float, seed: int) -> dict[str, str]:

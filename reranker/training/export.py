@@ -22,9 +22,9 @@ from tokenizers import Tokenizer
 
 from reranker.bundle import MODEL, TOKENIZER, Bundle, Description, layout_of, write_description
 
-_TASKS = {"encoder": "feature-extraction", "reranker": "text-classification"}
+_TASKS = {"encoder": "feature-extraction", "reranker": "text-classification", "reranker-en": "text-classification"}
 # A vector is a mean over many tokens and hardly feels rounding; a logit is the end of one long sum and does.
-_BLOCK = {"encoder": 0, "reranker": 64}
+_BLOCK = {"encoder": 0, "reranker": 64, "reranker-en": 64}
 _SMALLEST = 16_384  # weights below this many values stay float32: nothing is gained
 
 

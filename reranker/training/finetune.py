@@ -29,7 +29,8 @@ CHECKPOINT_STEPS = 100
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one fine-tuning run. A step takes `lists` lists of `list_size` pairs."""
 
-    layers: int = 0  # keep this many of the base's layers; 0 keeps all
+    layers: int = 0  # keep this many of the base's layers, the first ones; 0 keeps all
+    spread: bool = False  # keep layers from the first to the last, at like distances
     judged_rounds: int = 24  # lists drawn from every judged query
     list_size: int = 12
     judged_share: float = 0.67  # of a list; the rest are negatives that nobody judged
@@ -67,6 +68,8 @@ def draw_lists(groups: Sequence[Group], options: Options) -> list[list[tuple[str
 def _draw(group: Group, options: Options, rng: np.random.Generator) -> list[tuple[str, str, float]]:
     """One of the best products, judged ones up to their share of the list, and the rest from all others."""
     size = options.list_size
+    if not group.judged:
+        return [(group.query, product, 0.0) for product in group.products[:size]]
     judged = np.arange(group.judged)
     best = judged[np.asarray(group.targets[: group.judged]) >= max(group.targets)]
     first = [int(rng.choice(best))]
@@ -76,8 +79,8 @@ def _draw(group: Group, options: Options, rng: np.random.Generator) -> list[tupl
     return [(group.query, group.products[at], group.targets[at]) for at in chosen]
 
 
-def load_base(base: str | Path, layers: int, seed: int) -> nn.Module:
-    """A sequence classifier with one output over the base's first layers; word embeddings stay as they are.
+def load_base(base: str | Path, layers: int, seed: int, spread: bool = False) -> nn.Module:
+    """A sequence classifier with one output over some of the base's layers; word embeddings stay as they are.
 
     A base without an output gets one whose weights are drawn with `seed`.
     """
@@ -89,7 +92,9 @@ def load_base(base: str | Path, layers: int, seed: int) -> nn.Module:
     if layers:
         if not hasattr(getattr(body, "encoder", None), "layer"):
             raise ConfigError(f"finetune.layers cuts BERT-like encoders only, and {base} is none. Leave it out.")
-        body.encoder.layer = body.encoder.layer[:layers]
+        every = body.encoder.layer
+        chosen = np.linspace(0, len(every) - 1, layers).round() if spread else np.arange(layers)
+        body.encoder.layer = nn.ModuleList(every[int(at)] for at in chosen)
         model.config.num_hidden_layers = layers
     body.embeddings.requires_grad_(False)
     return model  # type: ignore[no-any-return]

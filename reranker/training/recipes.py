@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reranker.bundle import Kind
 from reranker.text import Field, Recipe
 
 RERANKER = Recipe(
@@ -13,6 +14,16 @@ RERANKER = Recipe(
     ),
     max_tokens=64,
     max_query_tokens=20,
+)
+ENGLISH_RERANKER = Recipe(
+    fields=(
+        Field("title", "", 40),
+        Field("brand", "", 6),
+        Field("color", "", 5),
+        Field("bullets", "", 24),
+    ),
+    max_tokens=72,
+    max_query_tokens=24,
 )
 ENCODER = Recipe(
     fields=(
@@ -28,3 +39,6 @@ ENCODER = Recipe(
     query_prefix="query:",
     product_prefix="passage:",
 )
+
+OF_RERANKERS: dict[Kind, Recipe] = {"reranker": RERANKER, "reranker-en": ENGLISH_RERANKER}
+LANGUAGES: dict[Kind, tuple[str, ...]] = {"reranker": ("en", "zh"), "reranker-en": ("en",)}

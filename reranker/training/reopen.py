@@ -25,7 +25,8 @@ from indexer.errors import InputError
 from reranker.bundle import TOKENIZER, Bundle
 
 _WORDS = "embeddings.word_embeddings.weight"
-_HEAD = {"reranker": "BertForSequenceClassification", "encoder": "BertModel"}
+_CLASSIFIER = "BertForSequenceClassification"
+_HEAD = {"reranker": _CLASSIFIER, "reranker-en": _CLASSIFIER, "encoder": "BertModel"}
 
 
 def reopen(bundle: Bundle, base: Path, folder: Path, seed: int | None = 13) -> Path:
@@ -49,7 +50,7 @@ def reopen(bundle: Bundle, base: Path, folder: Path, seed: int | None = 13) -> P
         "vocab_size": len(tensors[words]),
         "pad_token_id": bundle.description.layout.pad,
     }
-    if bundle.description.kind == "reranker":
+    if bundle.description.kind != "encoder":
         config["id2label"] = {"0": "LABEL_0"}  # one output
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -19,16 +19,16 @@ import numpy as np
 from indexer.errors import InputError
 from indexer.settings import Models
 from reranker.blend import as_weights
-from reranker.bundle import Bundle, Description, Layout, fingerprint, layout_of, write_description
+from reranker.bundle import Bundle, Description, Kind, Layout, fingerprint, layout_of, write_description
 from reranker.cache import Cache
 from reranker.evaluation.compare import Gain
 from reranker.retrieval import bounded
 from reranker.scoring import CrossEncoder, pair
 from reranker.search import Searcher
-from reranker.text import product_ids, query_ids
-from reranker.training import checkpoint, data, export, finetune, lastmile
+from reranker.text import Recipe, product_ids, query_ids
+from reranker.training import checkpoint, data, export, finetune, lastmile, taught
 from reranker.training.made import made_groups
-from reranker.training.recipes import RERANKER
+from reranker.training.recipes import LANGUAGES, OF_RERANKERS
 from reranker.training.shops import KEPT_SCORES, Shop, window_of, words_window_of
 
 BLENDS = tuple(round(step / 20, 2) for step in range(21))
@@ -49,7 +49,14 @@ class Plan(msgspec.Struct, frozen=True):
     finetune: finetune.Options
     refit: bool
     window: int = 50
+    teachers: tuple[Bundle, ...] = ()  # whose scores are learned, in the place of gains
+    kind: Kind = "reranker"
     before: Bundle | None = None  # the bundle that training goes on from, where it does not start from a base model
+
+    @property
+    def recipe(self) -> Recipe:
+        """What of a product the model reads."""
+        return self.before.description.recipe if self.before else OF_RERANKERS[self.kind]
 
 
 class LastMile(msgspec.Struct, frozen=True):
@@ -96,9 +103,19 @@ def fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool
     began = time.monotonic()
     phase = folder.name
     groups = [group for shop in shops for group in _judged(shop, plan, refit)] + _made(shops, plan, refit)
+    groups += [group for shop in shops for group in _unjudged(shop, plan)]
     lists = finetune.draw_lists(groups, plan.finetune)
-    pairing = Pairing(base, {key: product for shop in shops for key, product in _keyed(shop).items()})
-    model = finetune.load_base(base, plan.finetune.layers, plan.finetune.seed)
+    products = {key: product for shop in shops for key, product in _keyed(shop).items()}
+    pairing = Pairing(base, products, plan.recipe)
+    if plan.teachers:
+        lists = taught.taught(
+            lists,
+            [CrossEncoder(each, Models()) for each in plan.teachers],
+            products,
+            folder / "taught.npz",
+            lambda done, of: progress("teachers", done, of, 0.0),
+        )
+    model = finetune.load_base(base, plan.finetune.layers, plan.finetune.seed, plan.finetune.spread)
     curve: list[float] = []
 
     def on_step(step: int, steps: int, loss: float) -> None:
@@ -113,19 +130,21 @@ def fit(shops: Sequence[Shop], base: Path, plan: Plan, folder: Path, refit: bool
         "judged_queries": sum(group.judged > 1 for group in groups),
         "made_queries": sum(group.judged == 1 for group in groups),
         "lists": len(lists),
+        **({"teachers": {each.id: each.description.training for each in plan.teachers}} if plan.teachers else {}),
+        **({"unjudged_queries": sum(group.judged == 0 for group in groups)} if plan.teachers else {}),
         **({"before": {"bundle": plan.before.id, **plan.before.description.training}} if plan.before else {}),
         "minutes": round((time.monotonic() - began) / 60, 1),
         "loss_by_tenth": [round(float(part.mean()), 4) for part in np.array_split(np.array(curve), 10) if len(part)],
     }
     description = Description(
         format=1,
-        kind="reranker",
+        kind=plan.kind,
         name=plan.name,
         base_model=plan.base,
         base_licence=plan.base_licence,
         licence="Apache-2.0",
-        languages=("en", "zh"),
-        recipe=RERANKER,
+        languages=LANGUAGES[plan.kind],
+        recipe=plan.recipe,
         layout=pairing.layout,
         files={},
         gains={str(grade): plan.gain(grade) for grade in _grades(shops)},
@@ -152,6 +171,14 @@ def _judged(shop: Shop, plan: Plan, refit: bool) -> list[data.Group]:
     queries = {query.id: query.text for query in chosen}
     gains = {query.id: source.gains(query, plan.gain) for query in chosen}
     return _of(shop, data.judged_groups(queries, gains, list(shop.products), shop.first_stage, plan.data))
+
+
+def _unjudged(shop: Shop, plan: Plan) -> list[data.Group]:
+    """Queries without judgments, but for those that are held out."""
+    held_out = {query.text for query in shop.source.within(("dev", "test"))}
+    queries = [query for query in shop.unjudged if query not in held_out]
+    size, seed = plan.finetune.list_size, plan.data.seed
+    return _of(shop, taught.unjudged_groups(queries, list(shop.products), shop.first_stage, size, seed))
 
 
 def _made(shops: Sequence[Shop], plan: Plan, refit: bool) -> list[data.Group]:
@@ -182,16 +209,17 @@ def _keyed(shop: Shop) -> dict[str, dict[str, Any]]:
 class Pairing:
     """Pairs made as serving makes them, from the base's tokenizer; products are tokenised once."""
 
-    def __init__(self, base: Path, products: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, base: Path, products: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         self.layout: Layout = layout_of(tokenizer, export.pad_id(base))
-        self._products = {key: product_ids(product, RERANKER, tokenizer) for key, product in products.items()}
-        self._query = lru_cache(100_000)(lambda query: query_ids(bounded(query), RERANKER, tokenizer))
+        self._max_tokens = recipe.max_tokens
+        self._products = {key: product_ids(product, recipe, tokenizer) for key, product in products.items()}
+        self._query = lru_cache(100_000)(lambda query: query_ids(bounded(query), recipe, tokenizer))
 
     def __call__(self, query: str, product: str) -> finetune.Pair:
-        return finetune.Pair(*pair(self._query(query), self._products[product], self.layout, RERANKER.max_tokens))
+        return finetune.Pair(*pair(self._query(query), self._products[product], self.layout, self._max_tokens))
 
 
 def parity(

@@ -63,6 +63,7 @@ class Shop(msgspec.Struct):
     products: dict[str, dict[str, Any]]
     searcher: Searcher
     miner: Searcher
+    unjudged: Sequence[str] = ()  # queries that teachers may read with its products
 
     def first_stage(self, query: str) -> list[str]:
         """Ids of the hybrid first stage's best hits."""
@@ -82,7 +83,7 @@ def paired(indexes: Sequence[str], queries: Sequence[Path], qrels: Sequence[Path
     return list(zip(indexes, queries, qrels, strict=True))
 
 
-def open_shop(source: Source, settings: Settings) -> Shop:
+def open_shop(source: Source, settings: Settings, unjudged: Sequence[str] = ()) -> Shop:
     """Read what the recipe and the signals need of every product. Raises InputError for an empty index."""
     searcher = Searcher.connect(settings, reranker=False, waits=True)
     client = searcher.retriever.client
@@ -92,7 +93,7 @@ def open_shop(source: Source, settings: Settings) -> Shop:
     even = msgspec.structs.replace(settings.search, fusion="min_max", vector_weight=0.5)
     found = searcher.retriever
     miner = Searcher(Retriever(found.client, found.capabilities, even, found.encoder), None, settings)
-    return Shop(source, products, searcher, miner)
+    return Shop(source, products, searcher, miner, unjudged)
 
 
 def read_products(client: OpenSearch, index: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from reranker.cache import Cache
 from reranker.evaluation.compare import ESCI_GAINS, Gain, parse_gains
 from reranker.evaluation.judgments import of_split, read_qrels, read_queries
 from reranker.evaluation.metrics import bootstrap_interval
+from reranker.languages import is_latin
 from reranker.search import Searcher
 from reranker.training import lastmile
 from reranker.training.shops import KEPT_SCORES, Source, paired, window_of, words_window_of
@@ -35,6 +36,7 @@ _FOLDS = 5
 )
 @click.option("--qrels", type=_FILE, multiple=True, required=True, help="TSV: query_id, product_id, grade.")
 @click.option("--split", help="Only queries whose column `split` says so.")
+@click.option("--english", is_flag=True, help="Of the reranker for English queries.")
 @click.option("--anew", is_flag=True, help="Start from nothing, not from the weights that the bundle has.")
 @click.option("--name", help="Name of the new bundle; default: the old one's.")
 @click.option("--gains", default=ESCI_GAINS, show_default=True, help="Gain of each grade.")
@@ -45,6 +47,7 @@ def weights(
     queries: tuple[Path, ...],
     qrels: tuple[Path, ...],
     split: str | None,
+    english: bool,
     anew: bool,
     name: str | None,
     gains: str,
@@ -67,11 +70,16 @@ def weights(
         judged = read_queries(query_file)
         chosen = of_split(judged, split, query_file) if split else judged
         grades = read_qrels(qrels_file)
-        chosen = [query for query in chosen if query.id in grades]
+        chosen = [query for query in chosen if query.id in grades and (not english or is_latin(query.text, ()))]
         sources.append(Source(index, chosen, grades, {}))
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"--out {out} is not empty. Name a new folder.")
     searcher = Searcher.connect(settings, waits=True)
+    assert searcher.reranker is not None
+    fitted = searcher.reranker.english if english else searcher.reranker
+    if fitted is None:
+        raise UsageError("There is no reranker for English queries: promote one, or name it in models.reranker_en.")
+    fitted.english, searcher.reranker = None, fitted
     with progress() as bar:
         task = bar.add_task("weights", total=sum(len(source.queries) for source in sources))
         bundle, report = fit_weights(

@@ -49,11 +49,23 @@ def open_base(
 def prepare_base(base: str, work: Path, texts: Iterable[str], whole: bool = False) -> tuple[Path, str]:
     """A Hugging Face folder to start from, and its licence.
 
-    The packaged base is written and its vocabulary cut once; a folder is taken as it is; any other name is looked up on
-    the model hub, safetensors only. Raises InputError when there is no such model or no hub.
+    A packaged base is written once, and the vocabulary of multilingual-e5-small cut; a folder is taken as it is; any
+    other name is looked up on the model hub, safetensors only. Raises InputError when there is no such model or no hub.
     """
-    from reranker.training.base import PACKAGED, fetch_from_hub, prune_vocabulary, write_packaged_e5
+    from reranker.training.base import (
+        MINILM,
+        MINILM_LICENCE,
+        PACKAGED,
+        fetch_from_hub,
+        prune_vocabulary,
+        write_packaged_e5,
+        write_packaged_minilm,
+    )
 
+    if base == MINILM:
+        if not (work / MINILM / "tokenizer_config.json").is_file():
+            write_packaged_minilm(work / MINILM)
+        return work / MINILM, MINILM_LICENCE
     if base != PACKAGED:
         folder = Path(base) if (Path(base) / "config.json").is_file() else fetch_from_hub(base, work / "hub")
         return folder, f"see {base}"

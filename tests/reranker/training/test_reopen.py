@@ -25,7 +25,7 @@ from reranker.encoder import Encoder
 from reranker.evaluation.judgments import read_qrels, read_queries
 from reranker.scoring import CrossEncoder
 from reranker.training import base, contrastive, export, finetune, run
-from reranker.training.recipes import ENCODER
+from reranker.training.recipes import ENCODER, RERANKER
 from reranker.training.reopen import reopen
 from tests import commands
 from tests.paths import SAMPLE_SHOP
@@ -61,7 +61,7 @@ def stored_logits(bundle: Bundle, pairing: run.Pairing) -> list[float]:
 def test_a_reranker_bundle_opens_as_the_model_that_it_is(packaged: Path, tmp_path: Path) -> None:
     bundle = shipped("reranker")
     exact = reopen(bundle, packaged, tmp_path / "exact", seed=None)
-    pairing = run.Pairing(exact, PRODUCTS)
+    pairing = run.Pairing(exact, PRODUCTS, RERANKER)
     assert pairing.layout == bundle.description.layout
     expected = stored_logits(bundle, pairing)
     model = AutoModelForSequenceClassification.from_pretrained(exact, num_labels=1)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from reranker import signals
 
-FIRST_STAGE, RERANK, VECTOR = "first_stage", "rerank", "vector"
-COLUMNS = (FIRST_STAGE, RERANK, *signals.NAMES, VECTOR)
+FIRST_STAGE, RERANK, LOGIT, VECTOR = "first_stage", "rerank", "logit", "vector"
+COLUMNS = (FIRST_STAGE, RERANK, LOGIT, *signals.NAMES, VECTOR)
 WITHOUT_VECTOR = COLUMNS[:-1]
 _COSINES = 10.0  # a tenth of a cosine is a wide distance within one window; farther than twice that, it is an outlier
+_LOGITS = 0.25  # four logits are a wide distance within one window
 _DECIMALS = 6  # below this, sums of floats differ between machines
 
 
@@ -58,14 +59,21 @@ def features(
     rerank: NDArray[np.float64],
     cosines: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """What the weights multiply: float64 [n, len(COLUMNS)], each column between -1 and 1, `VECTOR` between -2 and 2.
+    """What the weights multiply: float64 [n, len(COLUMNS)], each column between -1 and 1, `VECTOR` and `LOGIT` between
+    -2 and 2.
 
     `products` hold the fields that the signals read; scores and `cosines` of query and product are float64 [n], n > 0.
     Cosines count by their distance from the window's mean and are not stretched to its ends as the scores are: where
-    all products are about as near, that they are is worth knowing. Without them the column is 0.
+    all products are about as near, that they are is worth knowing. Without them the column is 0. So do the rerank
+    scores, a second time: a model that finds all hits alike has little to say.
     """
-    near = np.zeros(len(first)) if cosines is None else np.clip(_COSINES * (cosines - cosines.mean()), -2.0, 2.0)
-    return np.column_stack([unit(first), unit(rerank), signals.signals(query, products, first), near])
+    near = np.zeros(len(first)) if cosines is None else _apart(_COSINES, cosines)
+    read = unit(rerank), _apart(_LOGITS, rerank)
+    return np.column_stack([unit(first), *read, signals.signals(query, products, first), near])
+
+
+def _apart(scale: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.clip(scale * (values - values.mean()), -2.0, 2.0), np.float64)
 
 
 def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -111,7 +111,7 @@ class Gateway:
             )
         headers, searches = lines[::2], lines[1::2]
         names = [_index_of(header, index) for header in headers]
-        read = await aside(len(body), partial(self._read_all, searches, names))
+        read = await aside(len(body), partial(self._read_all, searches, names, query))
         prepared = await asyncio.gather(
             *(self._prepared(plan, name, {}) for plan, name in zip(read, names, strict=True))
         )
@@ -155,8 +155,9 @@ class Gateway:
                 plan.skip = "the windows of these searches hold more hits than one request brings"
                 plan.skip += f" ({self.settings.limits.hits_per_request}, limits.hits_per_request)"
 
-    def _read_all(self, searches: Sequence[bytes], names: Sequence[str]) -> list[Plan]:
-        return [plans.read(each, name, self.settings, {}) for each, name in zip(searches, names, strict=True)]
+    def _read_all(self, searches: Sequence[bytes], names: Sequence[str], query: str) -> list[Plan]:
+        shaped = {name: value for name, value in parse_qsl(query, keep_blank_values=True) if name in plans.SHAPING}
+        return [plans.read(each, name, self.settings, shaped) for each, name in zip(searches, names, strict=True)]
 
     async def _send_lines(
         self,

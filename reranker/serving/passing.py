@@ -105,6 +105,10 @@ def _without_user(body: bytes, content_type: str) -> bytes:
     return _USER.sub(b"the service's user", body)
 
 
+def _as_they_came(headers: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {name.encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
+
+
 class Passage:
     """The way to one cluster, kept open."""
 
@@ -149,7 +153,7 @@ class Passage:
             + (f"?{query}".encode() * bool(query))
         )
         try:
-            answer = await self.client.request(method, url, content=body or None, headers=kept)
+            answer = await self.client.request(method, url, content=body or None, headers=_as_they_came(kept))
         except httpx.TimeoutException as error:
             raise ClusterError(
                 f"OpenSearch at {self.client.base_url} did not answer in time ({type(error).__name__}).",

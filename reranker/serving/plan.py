@@ -37,6 +37,7 @@ _LEAVES = {
 }
 _SKIPPED_BRANCHES = {"filter", "must_not", "negative"}
 _MAX_DEPTH = 40
+SHAPING = ("filter_path",)  # parameters that leave parts of an answer out
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -218,7 +219,7 @@ def _field_patterns(parts: Json, params: Mapping[str, str]) -> list[str]:
 
 def _impossible(parts: Json, params: Mapping[str, str]) -> str:
     """The name of what keeps a search from being reranked: its order is not the score's, or its pages are chained."""
-    for name in ("scroll", "filter_path", "source"):
+    for name in ("scroll", *SHAPING, "source"):
         if name in params:
             return name
     if "search_after" in parts:

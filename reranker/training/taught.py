@@ -1,4 +1,4 @@
-"""A reranker learns from others that know more: their scores are the targets, of judged pairs or not (Hinton et al. 2015).
+"""A reranker learns from others that know more: their scores are the targets, of judged pairs or not.
 
 So queries without judgments teach too, as many as there are, and a small model may read another language or tokenizer
 than its teachers: they have the text of a pair in common and nothing else.

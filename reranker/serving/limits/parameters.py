@@ -25,10 +25,14 @@ Parameters = Mapping[str, Sequence[str]]
 
 
 def read(query: str) -> Parameters:
-    """Every value of every parameter. Raises InputError for what a node would take apart in another way."""
+    """The value of every parameter. Raises InputError for what a node would take apart in another way."""
     if ";" in query:
         raise InputError("The address holds a semicolon between or within parameters. Write it as %3B.")
-    return parse_qs(query, keep_blank_values=True, errors="surrogateescape")
+    found = parse_qs(query, keep_blank_values=True, errors="surrogateescape")
+    twice = next((name for name, values in found.items() if len(values) > 1), None)
+    if twice is not None:
+        raise InputError(f"The parameter {twice[:100]} is given more than once. Give it once.")
+    return found
 
 
 def check(budget: Budget, given: Parameters) -> None:

@@ -63,8 +63,13 @@ def check(path: str, query: str, body: bytes, limits: Limits) -> Asked:
     parameters.check(budget, given)
     asked = Asked(endpoint, index)
     reader = _READERS.get(endpoint) or _READERS.get(endpoint.split("/")[0], _read_plain)
-    for each in (body, *(source.encode("utf-8", "surrogateescape") for source in given.get("source", []))):
-        reader(asked, each, given, limits)
+    if "source" in given:
+        if body.strip() or endpoint.startswith(("_msearch", "_bulk")):
+            raise InputError("The parameter source is not passed on beside a body, or for lines. Send it as the body.")
+        body = given["source"][0].encode("utf-8", "surrogateescape")
+    reader(asked, body, given, limits)
+    if asked.index and any(asked.pins) and not endpoint.startswith("_msearch"):
+        raise InputError("A search of a point in time names no index: leave it out of the path.")
     return asked
 
 
@@ -100,7 +105,16 @@ def _read_search(asked: Asked, body: bytes, given: Parameters, limits: Limits) -
     found = members(_decoded(body, limits))
     asked.hits += _check_search(asked, found, given, limits)
     count_hits(asked.hits, limits)
-    asked.pins.append("pit" in found)
+    asked.pins.append(_is_pinned(found))
+
+
+def _is_pinned(body: Json) -> bool:
+    """Whether a search is of a point in time. Raises InputError for what could be read in two ways."""
+    if "pit" not in body:
+        return False
+    if not isinstance(members(body["pit"]).get("id"), str):
+        raise InputError(f"pit is {shown(body['pit'])}; write an object with the id of a point in time.")
+    return True
 
 
 def _check_search(asked: Asked, body: Json, given: Parameters, limits: Limits) -> int:
@@ -124,7 +138,9 @@ def _read_searches(asked: Asked, body: bytes, given: Parameters, limits: Limits)
             asked.headers.append(found)
             continue
         asked.hits += _check_search(asked, found, {}, limits)
-        asked.pins.append("pit" in found)
+        asked.pins.append(_is_pinned(found))
+        if asked.pins[-1] and (asked.index or any(name in asked.headers[-1] for name in ("index", "indices"))):
+            raise InputError(f"Line {at + 1} is a search of a point in time, which names no index: leave it out.")
     count_hits(asked.hits, limits)
 
 
@@ -201,6 +217,8 @@ def _read_bulk(asked: Asked, body: bytes, given: Parameters, limits: Limits) -> 
     action = True
     for number, line in enumerate(body.split(b"\n"), start=1):
         if not line.strip(_BLANK):
+            if not action:  # a node takes it for the document
+                raise InputError(f"Line {number} is empty where the document of the line before is due.")
             continue
         found = members(_document(line, f", line {number},"))
         if not action:

@@ -62,6 +62,7 @@ def check_names(budget: Budget, names: Any) -> None:
         budget.most("parts", count, "The number of names in a list of fields")
         if isinstance(name, str):
             budget.most("pattern_characters", len(name), "The length of a field's name")
+            budget.most("wildcards", name.count("*"), "The number of stars in a field's name")
 
 
 def _spend_wildcards(budget: Budget, text: str) -> None:

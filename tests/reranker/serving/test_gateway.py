@@ -422,3 +422,19 @@ def test_a_window_wider_than_the_index_allows_falls_back(
         assert "refused" in answer["ext"]["shelfrank"]["reason"]
     assert among[1]["ext"]["shelfrank"]["status"] == "applied"
     client.indices.delete(index=name)
+
+
+@pytest.mark.parametrize(
+    "shape", ["took", "-responses", "**.took", "responses.hits.hits._id", "responses.hits.hits._source.brand"]
+)
+def test_what_a_filter_leaves_of_several_searches_is_as_the_cluster_left_it(
+    service: Running, node: str, shop: str, shape: str
+) -> None:
+    """The texts that decide the order may be what it left out."""
+    lines = f'{{"index": "{shop}"}}\n{{"query": {{"match": {{"title": "bottle"}}}}}}\n'.encode()
+    asked = {"content": lines, "headers": {"content-type": "application/x-ndjson"}, "params": {"filter_path": shape}}
+    through = service.http.post("/_msearch", **asked)
+    direct = httpx.post(f"{node}/_msearch", **asked)
+    assert (through.status_code, through.headers["x-shelfrank-status"]) == (200, "skipped")
+    if "took" not in shape:
+        assert through.json() | {"took": 0} == direct.json() | {"took": 0}

@@ -7,9 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.reranker.serving.service import Running
+from indexer.settings import Settings
+from reranker.serving.keys import VARIABLE, new
+from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
+JSON = {"content-type": "application/json"}
 
 ALL: list[tuple[str, dict[str, Any]]] = [
     ("/_search/scroll/_all", {}),
@@ -33,11 +36,35 @@ def test_nobody_ends_what_others_have_open(
 ) -> None:
     scroll = httpx.post(f"{node}/{shop}/_search?scroll=1m&size=1", json={}).json()["_scroll_id"]
     pit = httpx.post(f"{node}/{shop}/_search/point_in_time?keep_alive=1m").json()["pit_id"]
-    headers = {"content-type": "application/json"}
-    assert service.http.request("DELETE", path, headers=headers, **body).status_code in (400, 403)
+    assert service.http.request("DELETE", path, headers=JSON, **body).status_code in (400, 403)
     assert httpx.post(f"{node}/_search/scroll", json={"scroll_id": scroll, "scroll": "1m"}).status_code == 200
     assert httpx.post(f"{node}/_search", json={"pit": {"id": pit}}).status_code == 200
     mine = service.http.request("DELETE", "/_search/scroll", json={"scroll_id": [scroll]})
     assert (mine.status_code, mine.json()["num_freed"]) == (200, 1)
     mine = service.http.request("DELETE", "/_search/point_in_time", json={"pit_id": [pit]})
     assert mine.json()["pits"][0]["successful"]
+
+
+def test_only_an_administrator_ends_what_everybody_has_open(
+    patient: Settings, node: str, shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where everything is passed on, too."""
+    (reader, *lines), (writer, *more), (admin, *most) = (new(each, each) for each in ("search", "write", "admin"))
+    monkeypatch.setenv(VARIABLE, "\n".join([*lines, *more, *most]))
+    with running(with_serve(patient, forward="all"), wait=False) as found:
+        scroll = httpx.post(f"{node}/{shop}/_search?scroll=1m&size=1", json={}).json()["_scroll_id"]
+        for key in (reader, writer):
+            for path, body in ALL:
+                answer = found.http.request("DELETE", path, headers={**JSON, "x-api-key": key}, **body)
+                assert answer.status_code in (400, 403), (path, body)
+        assert httpx.post(f"{node}/_search/scroll", json={"scroll_id": scroll, "scroll": "1m"}).status_code == 200
+        mine = {"json": {"scroll_id": [scroll]}, "headers": {"x-api-key": reader}}
+        assert found.http.request("DELETE", "/_search/scroll", **mine).json()["num_freed"] == 1
+        assert admin
+
+
+@pytest.mark.parametrize("name", ["x-opaque-id", "accept", "traceparent", "authorization", "content-type"])
+def test_a_header_of_any_bytes_is_no_failure_of_the_service(service: Running, shop: str, name: str) -> None:
+    given = {"content-type": b"application/json", name: b"application/json; a=\xe9\xfc"}
+    answer = service.http.post(f"/{shop}/_search", content=b"{}", headers=given)
+    assert answer.status_code < 500

@@ -51,3 +51,10 @@ def test_a_filter_is_read_as_the_cluster_reads_it(
 def test_what_is_no_filter_is_left_to_the_cluster_to_refuse(raw: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         SourceFilter.read(raw, {})
+
+
+def test_time_grows_with_the_stars_and_no_faster() -> None:
+    """A pattern of a client's must not stop the service: with a matcher that goes back this one never ends."""
+    worst = SourceFilter(True, ("*" * 200 + "\x01", "*v" * 200 + "\x01"), ("*e*c" * 100 + "x",))
+    assert worst.with_fields(ADDED).passes("vector")
+    assert worst.without(DOCUMENT, ADDED) == {name: 1 for name in NAMES if name not in ADDED}

@@ -150,7 +150,7 @@ def test_what_asks_for_too_much_is_refused_by_the_limits_name(limit: str, body: 
     [
         ("operators", "q=" + "(" * 501),
         ("size", "size=10001"),
-        ("size", "size=5&size=20000"),
+        ("size", "from=5&size=20000"),
         ("reach", "from=10000&size=1"),
         ("keep_alive_s", "scroll=24h"),
         ("keep_alive_s", "keep_alive=1d"),
@@ -270,8 +270,9 @@ HONEST: list[Any] = [
 
 @pytest.mark.parametrize("body", HONEST, ids=[str(at) for at in range(len(HONEST))])
 def test_honest_searches_pass(body: Any) -> None:
-    asked = check(body)
-    assert (asked.endpoint, asked.index) == ("_search", "shop")
+    index = "" if "pit" in body else "shop"
+    asked = check(body, f"/{index}/_search".replace("//", "/"))
+    assert (asked.endpoint, asked.index) == ("_search", index)
     check(b"{}\n" + json.dumps(body).encode() + b"\n", "/_msearch")
 
 
@@ -349,3 +350,45 @@ def test_bytes_are_read_or_refused(body: bytes) -> None:
         except InputError:
             continue
         assert not body.strip() or msgspec.json.decode(body.split(b"\n")[0] or b"{}") is not ...
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "body"),
+    [
+        ("/u*/_search", "source=%7B%22pit%22%3A%7B%22id%22%3A%22x%22%7D%7D&source=%7B%7D", b""),
+        ("/shop/_search", "size=1&size=10001", b""),
+        ("/shop/_search", "q=a&q=b", b""),
+        ("/shop/_count", "source=%7B%7D&source=%7B%7D", b""),
+        ("/shop/_search", "source=%7B%7D&source_content_type=application/json", b"{}"),
+        ("/_msearch", "source=%7B%7D%0A%7B%7D%0A&source_content_type=application/x-ndjson", b""),
+        ("/_bulk", "source=%7B%7D%0A", b""),
+        ("/u*/_search", "", b'{"pit": {"id": "x"}}'),
+        ("/u*/_msearch", "", b'{}\n{"pit": {"id": "x"}}\n'),
+        ("/_msearch", "", b'{"index": "u*"}\n{"pit": {"id": "x"}}\n'),
+        ("/_msearch", "", b'{"indices": null}\n{"pit": {"id": "x"}}\n'),
+        ("/_search", "", b'{"pit": null}'),
+        ("/_search", "", b'{"pit": {}}'),
+        ("/_search", "", b'{"pit": []}'),
+        ("/_search", "", b'{"pit": {"id": 5}}'),
+    ],
+)
+def test_what_a_node_might_read_in_another_way_is_refused(path: str, query: str, body: bytes) -> None:
+    with pytest.raises(InputError, match=r"more than once|not passed on|names no index|point in time"):
+        check(body, path, query)
+
+
+def test_a_point_in_time_without_an_index_is_none_of_these() -> None:
+    assert check(b'{"pit": {"id": "x"}}', "/_search").is_pinned
+    assert check(b'{}\n{"pit": {"id": "x"}}\n', "/_msearch").pins == [True]
+    assert not check(b"{}", "/u*/_search").is_pinned
+
+
+@pytest.mark.parametrize("empty", [b"", b" ", b"\r", b"\t"])
+def test_an_empty_line_of_a_bulk_hides_no_action(empty: bytes) -> None:
+    """A node takes it for the document, and the line behind it for an action that nobody has looked at."""
+    lines = [b'{"index": {"_index": "a"}}', empty, b'{"delete": {"_index": "ubi_queries", "_id": "1"}}']
+    lines += [b'{"delete": {"_index": "a", "_id": "2"}}', b""]
+    with pytest.raises(InputError, match="Line 2 is empty"):
+        check(b"\n".join(lines), "/_bulk")
+    between = [lines[3], empty, lines[2], empty, lines[0], b"{}", empty, b""]
+    assert check(b"\n".join(between), "/_bulk").indexes == ["a", "ubi_queries", "a"]

@@ -9,7 +9,10 @@ import pytest
 from indexer.errors import BundleError, ProviderError
 from indexer.settings import Models
 from reranker import bundle as bundles
+from reranker.documents import rerank
 from reranker.encoder import Encoder
+from reranker.registry.store import Registry
+from reranker.rescore import Candidate, rescore
 from reranker.scoring import CrossEncoder
 
 
@@ -134,3 +137,66 @@ def test_cuda_that_is_not_there_is_an_error_and_a_fallback_is_reported() -> None
 def test_a_query_is_recognised_however_it_is_typed() -> None:
     assert bundles.fingerprint("Red  CUP ") == bundles.fingerprint("red cup")
     assert bundles.fingerprint("red cup") != bundles.fingerprint("red cups")
+
+
+@pytest.fixture
+def english(tmp_path: Path) -> Path:
+    """A reranker for English queries, in a registry of its own too."""
+    folder = tmp_path / "english"
+    shutil.copytree(bundles.SHIPPED / "reranker", folder)
+    edit(folder, kind="reranker-en", name="ours-en", languages=["en"])
+    return folder
+
+
+def promoted(folder: Path, home: Path) -> None:
+    registry = Registry(home)
+    kind = bundles.read_description(folder).kind
+    registry.promote(bundles.verify(folder, kind), {})
+
+
+def test_an_english_reranker_goes_with_one_that_was_chosen_in_the_same_way(
+    english: Path, copied: Path, tmp_path: Path
+) -> None:
+    home, general, own = str(tmp_path / "home"), str(copied), str(english)
+
+    def found(**models: str) -> str:
+        settings = Models(**{"home": home, **models})  # type: ignore[arg-type]
+        bundle = bundles.load_english(settings, bundles.load(settings.reranker, "reranker", home).origin)
+        return bundle.origin if bundle else ""
+
+    assert found() == ("shipped" if (bundles.SHIPPED / "reranker-en").is_dir() else "")
+    assert found(reranker=general) == ""
+    assert found(reranker=general, reranker_en=own) == "setting"
+    assert found(reranker_en=own) == "setting"
+    assert found(reranker_en="none") == ""
+    promoted(english, tmp_path / "home")
+    assert found() == "registry"
+    assert found(reranker=general) == ""
+    assert found(reranker_en="none") == ""
+    promoted(copied, tmp_path / "home")
+    assert found() == "registry"
+    Registry(home).rollback("reranker-en", "shipped")
+    assert found() == ""
+
+
+def test_an_english_reranker_may_read_everything_where_the_settings_say_so(english: Path) -> None:
+    assert bundles.load(english, "reranker").description.kind == "reranker-en"
+    with pytest.raises(BundleError, match="kind reranker; a reranker-en is needed"):
+        bundles.load(bundles.SHIPPED / "reranker", "reranker-en")
+
+
+def test_each_query_is_read_by_the_one_for_it(english: Path) -> None:
+    reranker = CrossEncoder.load(Models(reranker=str(bundles.SHIPPED / "reranker"), reranker_en=str(english)))
+    assert reranker.english is not None
+    latin, han = {"title": "steel water bottle"}, {"title": "不锈钢保温杯"}
+    for query, product, expected in [
+        ("steel bottle", latin, reranker.english),
+        ("steel bottle", han, reranker),
+        ("保温杯", latin, reranker),
+    ]:
+        window = [Candidate("1", 1.0, product), Candidate("2", 0.5, product)]
+        assert rescore(query, window, reranker).model == expected.bundle_id
+        assert reranker.named(expected.bundle_id) is expected
+        scored = rerank(query, [product["title"], product], reranker)
+        direct = expected.score(query, [expected.text_tokens(product["title"]), expected.product_tokens(product)])
+        assert {each.index: each.score for each in scored} == dict(enumerate(direct.values))

@@ -145,13 +145,16 @@ class Models(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Bundles and how they run. An empty bundle means the current one of the registry in `home` (empty: the user's
     data folder), and the one that ships with shelfrank where none was promoted. `next_encoder` is the bundle to which a
     catalogue is being moved: searches then use whichever of the two made the index that they search. `second_encoder`
-    is a bundle whose vectors new indexes hold beside those of `encoder`, while the two are compared.
+    is a bundle whose vectors new indexes hold beside those of `encoder`, while the two are compared. `reranker_en` is
+    the one that reads English queries in the place of `reranker`; `none` is none, and empty is the registry's where
+    `reranker` is not named, or the one that ships where `reranker` ships too.
     """
 
     encoder: str = ""
     next_encoder: str = ""
     second_encoder: str = ""
     reranker: str = ""
+    reranker_en: str = ""
     home: str = ""
     provider: Literal["cpu", "cuda"] = "cpu"
     allow_fallback: bool = False

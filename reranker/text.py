@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 # Longer text is cut before tokenising: no recipe has room for it, and tokenising is not free.
 MAX_FIELD_CHARACTERS = 4000
+_CHARACTERS = 10  # of a token, at most, in nearly all texts
 
 
 class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,11 +74,22 @@ def product_parts(product: Mapping[str, Any], recipe: Recipe, tokenizer: Tokeniz
             labels.append(f"{field.label} " if field.label else "")
             texts.append(labels[-1] + text)
             budgets.append(field.tokens)
-    rows = zip(names, labels, texts, budgets, _encode(texts, tokenizer), strict=True)
+    encodings = _encode([_beginning(text, budget) for text, budget in zip(texts, budgets, strict=True)], tokenizer)
+    for at, (text, budget) in enumerate(zip(texts, budgets, strict=True)):
+        if len(encodings[at].ids) < budget and len(_beginning(text, budget)) < len(text):
+            encodings[at] = _encode([text], tokenizer)[0]
+    rows = zip(names, labels, texts, budgets, encodings, strict=True)
     return [
         Part(name, text, len(label), list(encoded.ids[:budget]), list(encoded.offsets[:budget]))
         for name, label, text, budget, encoded in rows
     ]
+
+
+def _beginning(text: str, budget: int) -> str:
+    """Words that hold a budget's first tokens, but for very long ones: what comes behind changes nothing of them."""
+    limit = budget * _CHARACTERS
+    end = text.rfind(" ", 0, limit) if len(text) > limit else -1
+    return text if end < 0 or not text[end + 1 : end + 2].isascii() else text[:end]
 
 
 def product_ids(product: Mapping[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> list[int]:

@@ -24,6 +24,7 @@ from ingest.products import Products
 from ingest.report import DeadLetters, Report
 from ingest.schema import load_mapping
 from ingest.sources import Catalogue, open_catalogue
+from reranker import bundle as bundles
 from reranker.encoder import Encoder
 from reranker.retrieval import Retriever
 from reranker.scoring import CrossEncoder
@@ -123,8 +124,8 @@ def encoder(loaded: settings.Settings) -> Encoder:
 
 @pytest.fixture(scope="session")
 def reranker(loaded: settings.Settings) -> CrossEncoder:
-    """The reranker that ships."""
-    return CrossEncoder.load(loaded.models)
+    """The reranker that ships, alone: it reads English too."""
+    return CrossEncoder.load(msgspec.structs.replace(loaded.models, reranker_en=bundles.NONE))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ _TERMS, _WORDS = 2, 3  # told at most, on either side
 _TERM_NAMES = {
     "first_stage": ("the first-stage score", "初检得分"),
     "rerank": ("the reranker's score", "重排模型得分"),
+    "logit": ("how much surer of it the reranker is than of others", "重排模型对它的把握"),
     "vector": ("how near its vector is to the query's", "与查询的语义接近程度"),
     "title_match": ("query words in the title", "标题中的查询词"),
     "text_match": ("query words anywhere in its text", "商品文字中的查询词"),

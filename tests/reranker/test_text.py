@@ -72,3 +72,24 @@ def test_packed_ids_come_back_as_they_were(values: list[int]) -> None:
 def test_broken_packed_ids_are_refused(broken: str) -> None:
     with pytest.raises(ValueError, match="token ids"):
         unpack_ids(broken)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    words=st.lists(
+        st.one_of(
+            st.text(max_size=30),
+            st.sampled_from(["steel", "w" * 200, "保温杯", "750ml", "(a)b-c", "\u0301", "\u2028", "ﬁne", "Ｆull"]),
+        ),
+        max_size=60,
+    ),
+    budget=st.integers(1, 12),
+)
+def test_what_lies_behind_the_budget_changes_nothing_of_it(
+    words: list[str], budget: int, reranker: CrossEncoder
+) -> None:
+    """Only the beginning of a long text is tokenised."""
+    text = " ".join(words)
+    recipe = Recipe(fields=(Field("title", "title", budget),), max_tokens=64)
+    whole = reranker.bundle.tokenizer().encode(f"title {text.strip()}", add_special_tokens=False).ids
+    assert ids({"title": text}, reranker, recipe) == (whole[:budget] if text.strip() else [])

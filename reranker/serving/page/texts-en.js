@@ -139,6 +139,7 @@ export default {
   field_description: "Description",
   term_first_stage: "First-stage score",
   term_rerank: "Model's score",
+  term_logit: "Model's certainty",
   term_title_match: "Query words in the title",
   term_text_match: "Query words in all its text",
   term_phrase: "Query words side by side",

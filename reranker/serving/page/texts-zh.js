@@ -139,6 +139,7 @@ export default {
   field_description: "描述",
   term_first_stage: "初检得分",
   term_rerank: "模型得分",
+  term_logit: "模型把握",
   term_title_match: "标题含查询词",
   term_text_match: "全部文字含查询词",
   term_phrase: "查询词相邻出现",

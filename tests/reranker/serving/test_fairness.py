@@ -51,7 +51,7 @@ def posting(path: str, body: bytes) -> bytes:
 
 def slowed(service: Running, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Each forward pass of the reranker takes so much longer."""
-    session = service.app.state.engine.rerankers[DEFAULT].session
+    session = service.app.state.engine.rerankers[DEFAULT].reader("bottle", ()).session
     whole = session.run
 
     def slow(*arguments: Any) -> Any:
@@ -102,7 +102,7 @@ def test_a_model_that_hangs_is_left_alone_and_costs_no_page(
     search = msgspec.structs.replace(patient.search, deadline_ms=300.0)
     settings = msgspec.structs.replace(patient, search=search)
     with running(with_serve(settings, cache_scores=0, breaker_failures=3, breaker_s=600.0)) as found:
-        session = found.app.state.engine.rerankers[DEFAULT].session
+        session = found.app.state.engine.rerankers[DEFAULT].reader("bottle", ()).session
         whole, over = session.run, threading.Event()
 
         def hanging(*arguments: Any) -> Any:
@@ -202,7 +202,7 @@ def test_a_list_of_documents_that_nobody_waits_for_is_not_scored_on(
     patient: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(with_serve(patient)) as found:
-        session = found.app.state.engine.rerankers[DEFAULT].session
+        session = found.app.state.engine.rerankers[DEFAULT].reader("bottle", ()).session
         whole, passes = session.run, []
 
         def counted(*arguments: Any) -> Any:

@@ -43,7 +43,7 @@ def first_stage(service: Running, shop: str) -> list[str]:
 @pytest.fixture
 def broken(service: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
     """Puts another function in the place of the model's forward pass."""
-    reranker = service.app.state.engine.rerankers[DEFAULT]
+    reranker = service.app.state.engine.rerankers[DEFAULT].reader("bottle", ())
     session = reranker.session
     monkeypatch.setattr(reranker, "cache", None)
     yield lambda run: monkeypatch.setattr(session, "run", run)
@@ -91,7 +91,7 @@ def test_a_model_that_fails_again_and_again_is_left_alone_and_tried_again(
     patient: Settings, shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(with_serve(patient, breaker_failures=3, breaker_s=1.0)) as found:
-        session = found.app.state.engine.rerankers[DEFAULT].session
+        session = found.app.state.engine.rerankers[DEFAULT].reader("bottle", ()).session
         calls: list[int] = []
 
         def counted(*_: Any) -> Any:
@@ -141,7 +141,7 @@ def test_what_waits_too_long_is_answered_without(
     patient: Settings, shop: str, first_stage: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(with_serve(patient, workers=1, queue=0)) as found:
-        session = found.app.state.engine.rerankers[DEFAULT].session
+        session = found.app.state.engine.rerankers[DEFAULT].reader("bottle", ()).session
         begun, over = threading.Event(), threading.Event()
         whole = session.run
 
@@ -171,7 +171,7 @@ def test_what_would_come_too_late_is_answered_at_once(
 ) -> None:
     with running(with_serve(patient, workers=1, cache_scores=0)) as found:
         engine = found.app.state.engine
-        session = engine.rerankers[DEFAULT].session
+        session = engine.rerankers[DEFAULT].reader("bottle", ()).session
         whole = session.run
         goes_on = threading.Event()
         goes_on.set()

@@ -63,7 +63,7 @@ def test_a_search_that_comes_again_costs_no_forward_pass(
         def broken(*_: Any) -> Any:
             raise AssertionError("a forward pass")
 
-        monkeypatch.setattr(found.app.state.engine.rerankers[DEFAULT].session, "run", broken)
+        monkeypatch.setattr(found.app.state.engine.rerankers[DEFAULT].reader("bottle", ()).session, "run", broken)
         monkeypatch.setattr(found.app.state.engine.encoder.session, "run", broken)
         assert told(found.search(shop, BODY).json()) == told(first)
         again = found.http.post("/v1/search", json=page).json()

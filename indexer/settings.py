@@ -269,8 +269,13 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     aggregations: int = 100
     aggregation_depth: int = 5
     buckets: int = 65_536
+    open_histograms: bool = False
     compression: float = 1_000.0
     digits: int = 3
+    groups: int = 10
+    echo_characters: int = 10_000
+    echoes: int = 50_000_000
+    answer_bytes: int = 200_000_000
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

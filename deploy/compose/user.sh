@@ -33,7 +33,7 @@ put roles/shelfrank '{
   "cluster_permissions": ["cluster:monitor/main", "cluster:monitor/health", "cluster:monitor/nodes/info",
     "cluster_composite_ops_ro", "indices:data/read/scroll/clear", "indices:data/read/point_in_time/*"'"$bulk"'],
   "index_permissions": [
-    {"index_patterns": ["'"${SHELFRANK_INDEX:?}"'*"],
+    {"index_patterns": ["'"${SHELFRANK_INDEX:?}"'", "'"$SHELFRANK_INDEX"'-2*"],
      "allowed_actions": ["read", "indices:admin/get", "indices:admin/mappings/get", "indices:admin/mappings/fields/get",
        "indices:admin/aliases/get", "indices:admin/resolve/index", "indices:data/read/point_in_time/*",
        "indices:monitor/stats", "indices:monitor/settings/get", "indices:admin/analyze"]}'"$behaviour"'

@@ -28,6 +28,7 @@ from reranker.serving.gateway import Gateway
 from reranker.serving.guard import Guard
 from reranker.serving.keys import Keys
 from reranker.serving.limits.hidden import Hidden
+from reranker.serving.limits.ranges import Ranges
 from reranker.serving.metrics import Metrics
 from reranker.serving.notes import note
 from reranker.serving.passing import Passage
@@ -57,7 +58,8 @@ def create(settings: Settings) -> FastAPI:
     app.state.keys = Keys(os.environ, settings.serve.keys_file)
     app.state.proxies = addresses.trusted(settings.serve.trusted_proxies)
     app.state.engine = engine = Engine(settings, metrics)
-    app.state.passage = Passage(settings.cluster)
+    app.state.passage = Passage(settings.cluster, settings.limits.answer_bytes)
+    app.state.ranges = Ranges(app.state.passage, settings.limits)
     app.state.hidden = Hidden(app.state.passage, settings.limits.hidden)
     app.state.gateway = Gateway(app.state.passage, engine, settings, metrics)
     app.state.shop = search_api.Shop(engine)

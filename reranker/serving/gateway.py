@@ -74,6 +74,11 @@ class Gateway:
         self.stored = StoredVectors(passage, engine)
         self._room = Room(_HITS_AT_ONCE, settings.cluster.timeout_s)
 
+    async def passed_on(self, method: str, raw_path: str, query: str, body: bytes, caller: Caller, hits: int) -> Answer:
+        """What is no search, as it came. Raises ClusterError when no answer comes."""
+        async with self._room.taken(caller.visit.share, hits):
+            return await self.passage.send(method, raw_path, query, body, caller.headers, caller.lend)
+
     async def search(self, method: str, raw_path: str, index: str, query: str, body: bytes, caller: Caller) -> Answer:
         """One `_search`. Raises InputError for a wrong `ext.shelfrank` and ClusterError when no answer comes."""
         asked = parse_qsl(query, keep_blank_values=True)

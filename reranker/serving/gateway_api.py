@@ -84,8 +84,9 @@ async def cluster(request: Request) -> Response:
     content_type = request.headers.get("content-type", "")
     body = await _body(request, settings.max_body_bytes)
     await aside(len(body) + len(query), partial(bodies.check, body, content_type, query))
+    hits = 0
     if passes(request.method, path, "write"):
-        raw_path, body = await _limited(request, raw_path, path, query, body)
+        raw_path, body, hits = await _limited(request, raw_path, path, query, body)
     if request.method == "DELETE" and not _is_administrators(request):
         try:
             everybodys = ends_all(path, query, body)
@@ -102,18 +103,23 @@ async def cluster(request: Request) -> Response:
         answering = gateway.search if parts[-1] == "_search" else gateway.msearch
         work = answering(request.method, raw_path, index, query, body, caller)
     else:
-        work = gateway.passage.send(request.method, raw_path, query, body, caller.headers, caller.lend)
+        work = gateway.passed_on(request.method, raw_path, query, body, caller, hits)
     return _response(await while_there(request, work))
 
 
-async def _limited(request: Request, raw_path: str, path: str, query: str, body: bytes) -> tuple[str, bytes]:
-    """Path and body as they may be passed on. Raises InputError and DeniedError for what may not."""
+async def _limited(request: Request, raw_path: str, path: str, query: str, body: bytes) -> tuple[str, bytes, int]:
+    """Path and body as they may be passed on, and how many hits they may bring. Raises InputError and DeniedError for
+    what may not."""
     settings, hidden = request.app.state.settings, request.app.state.hidden
     asked = await aside(len(body) + len(query), partial(requests.check, path, query, body, settings.limits))
     if _is_administrators(request):
-        return raw_path, body
+        await request.app.state.ranges.check(asked.histograms)
+        return raw_path, body, asked.hits
     aliases = await hidden.aliases()
-    return await aside(len(body), partial(hidden.passed_on, asked, raw_path, body, aliases))
+    found = await aside(len(body), partial(hidden.passed_on, asked, raw_path, body, aliases))
+    seen = [each._replace(indexes=hidden.shown([each.indexes], aliases)) for each in asked.histograms]
+    await request.app.state.ranges.check(seen)
+    return *found, asked.hits
 
 
 def _is_administrators(request: Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import httpx
@@ -19,7 +20,7 @@ _INDEX = rf"(?:/{_NAME})?"
 _READ = (
     ("GET,HEAD", "/"),
     ("GET", rf"/_cluster/health{_INDEX}"),
-    ("GET", rf"/_cat/(?:indices|aliases|count|health)(?:/{_NAME})?"),
+    ("GET", rf"/_cat/(?:indices|count|health)(?:/{_NAME})?"),
     ("GET,HEAD", f"/{_NAME}"),
     ("GET,HEAD", rf"{_INDEX}/_alias(?:/{_NAME})?"),
     ("GET", rf"{_INDEX}/_mapping(?:/field/[^/]+)?"),
@@ -41,6 +42,7 @@ _WRITE = (
     ("POST", f"/{_NAME}/_(?:update|delete)_by_query"),
 )
 _UNKNOWN = 401
+_ANSWER_BYTES = 200_000_000
 _USER = re.compile(rb'User \[name=(?:[^"\\]|\\.)*')
 _FORWARD = ("accept", "content-type", "x-opaque-id", "traceparent", "tracestate")
 _BACK = ("content-type", "warning", "x-opaque-id", "deprecation", "retry-after", "www-authenticate")
@@ -52,6 +54,10 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
+
+    def but(self, **changes: Any) -> Answer:
+        """The same with some parts changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
 def passes(method: str, path: str, groups: str) -> bool:
@@ -112,9 +118,10 @@ def _as_they_came(headers: Mapping[str, str]) -> dict[bytes, bytes]:
 class Passage:
     """The way to one cluster, kept open."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, answer_bytes: int = _ANSWER_BYTES) -> None:
         """Raises ConfigError for settings that cannot be."""
         clusters.check(cluster)
+        self._most = answer_bytes
         self._own = clusters.authorization(cluster)
         context = ssl.create_default_context(cafile=cluster.ca_file or None)
         if cluster.client_cert:
@@ -153,7 +160,7 @@ class Passage:
             + (f"?{query}".encode() * bool(query))
         )
         try:
-            answer = await self.client.request(method, url, content=body or None, headers=_as_they_came(kept))
+            answer = await self._asked(method, url, body, _as_they_came(kept))
         except httpx.TimeoutException as error:
             raise ClusterError(
                 f"OpenSearch at {self.client.base_url} did not answer in time ({type(error).__name__}).",
@@ -166,15 +173,27 @@ class Passage:
             ) from error
         back = {name: value for name, value in answer.headers.items() if name in _BACK}
         if headers.get("authorization"):
-            return Answer(answer.status_code, back, answer.content)
-        if authorization and answer.status_code == _UNKNOWN:
+            return answer.but(headers=back)
+        if authorization and answer.status == _UNKNOWN:
             raise ClusterError(
                 "OpenSearch does not accept the service's user (401). Check OPENSEARCH_USER and OPENSEARCH_PASSWORD.",
                 "OpenSearch does not let the service in.",
             )
         if authorization:
             back.pop("www-authenticate", None)  # it asks for another user than the service's
-        return Answer(answer.status_code, back, _without_user(answer.content, back.get("content-type", "")))
+        return answer.but(headers=back, body=_without_user(answer.body, back.get("content-type", "")))
+
+    async def _asked(self, method: str, url: httpx.URL, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
+        """Whatever comes back, up to the length that is read. Raises ClusterError for more, and httpx.HTTPError."""
+        async with self.client.stream(method, url, content=body or None, headers=headers) as answer:
+            parts, left = [], self._most
+            async for part in answer.aiter_bytes():
+                left -= len(part)
+                if left < 0:
+                    why = f"has more than {self._most:,} bytes, the most that is read (limits.answer_bytes)."
+                    raise ClusterError(f"An answer of OpenSearch {why}", f"The answer {why} Ask for less at once.")
+                parts.append(part)
+            return Answer(answer.status_code, dict(answer.headers), b"".join(parts))
 
     async def close(self) -> None:
         await self.client.aclose()

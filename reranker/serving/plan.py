@@ -235,7 +235,8 @@ def _impossible(parts: Json, params: Mapping[str, str]) -> str:
 
 
 def _number(param: str | None, raw: msgspec.Raw | None, otherwise: int) -> int:
-    value = int(param) if param is not None else msgspec.json.decode(raw, type=int) if raw is not None else otherwise
+    given = param if param is not None else None if raw is None else msgspec.json.decode(raw, type=int | str)
+    value = otherwise if given is None else int(given)
     if value < 0:
         raise ValueError(value)
     return value

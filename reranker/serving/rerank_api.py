@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from indexer.errors import InputError, ShelfrankError
 from reranker import pace
@@ -31,6 +31,7 @@ router = APIRouter(dependencies=[Depends(needs("rerank"))])
 
 MAX_CHARACTERS = 100_000
 MAX_INPUTS = 512
+MAX_DEPTH = 50  # of a document
 _EMBEDDED_AT_ONCE = 16
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Model = Annotated[
@@ -63,6 +64,29 @@ class CohereRequest(BaseModel):
     ]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
+
+    @field_validator("documents")
+    @classmethod
+    def _can_be_given_back(cls, documents: list[Any]) -> list[Any]:
+        for at, document in enumerate(documents):
+            if isinstance(document, dict):
+                try:
+                    deep = _depth(document) > MAX_DEPTH
+                    msgspec.json.encode(document)
+                except (UnicodeEncodeError, RecursionError, ValueError) as error:
+                    raise ValueError(f"document {at} holds what no JSON can hold") from error
+                if deep:
+                    raise ValueError(f"document {at} nests more than {MAX_DEPTH} levels")
+        return documents
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects stand within each other."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 class CohereResult(BaseModel):

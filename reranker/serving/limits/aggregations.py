@@ -10,6 +10,7 @@ from typing import Any
 
 from reranker.serving.limits import queries, texts
 from reranker.serving.limits.budget import real
+from reranker.serving.limits.ranges import instant_ms, interval_ms
 from reranker.serving.limits.walk import Place, Walk, members
 
 Json = dict[str, Any]
@@ -23,6 +24,7 @@ _SIZES = {
 }
 # Numbers that a node makes room for.
 _ROOM = ("size", "shard_size", "buckets", "initial_buffer", "window", "predict", "lag", "max_doc_count")
+_HISTOGRAMS = ("histogram", "date_histogram")
 # Paths to other aggregations, by names of the client's own.
 _PATHS = ("order", "buckets_path")
 
@@ -32,18 +34,21 @@ def read(walk: Walk, aggregations: Json, place: Place) -> None:
     depth = place.depth + 1
     walk.budget.most("aggregation_depth", depth, "The depth of aggregations")
     walk.budget.spend("aggregations", len(aggregations), "The number of aggregations")
+    walk.echoes(*aggregations)
     for given in aggregations.values():
+        walk.echoes(members(given).get("meta"))
         kinds = {name: value for name, value in members(given).items() if name not in (*_CHILDREN, "meta")}
         buckets = place.buckets
         for kind, body in kinds.items():
-            buckets *= _buckets(walk, kind, members(body))
+            buckets *= _buckets(walk, kind, members(body), place)
             walk.budget.most("buckets", buckets, "The number of buckets that aggregations may make of each other")
             _KINDS.get(kind, _read_kind)(walk, kind, body, place)
+        walk.most_buckets = max(walk.most_buckets, buckets)
         for name in _CHILDREN:
             walk.later(read, members(given).get(name), Place(depth, buckets))
 
 
-def _buckets(walk: Walk, kind: str, body: Json) -> int:
+def _buckets(walk: Walk, kind: str, body: Json, place: Place) -> int:
     """How many buckets an aggregation makes for each one above it, as far as its own words say."""
     for name in _ROOM:
         walk.budget.number("buckets", body.get(name), f"{name} of an aggregation")
@@ -53,18 +58,33 @@ def _buckets(walk: Walk, kind: str, body: Json) -> int:
     several = max((len(each) for each in lists), default=1)
     if kind == "adjacency_matrix":
         several *= several
-    return max(1, own, several, _filled(body) if kind == "histogram" else 1)
+    if isinstance(body.get("filters"), dict):
+        walk.echoes(*body["filters"])
+    if isinstance(body.get("ranges"), list):
+        walk.echoes(*(members(each).get("key") for each in body["ranges"]))
+    walk.echoes(body.get("format"), body.get("missing"))
+    if kind in _HISTOGRAMS:
+        return max(own, several, _filled(walk, body, place, dates=kind == "date_histogram"))
+    return max(1, own, several)
 
 
-def _filled(body: Json) -> int:
-    """How many buckets a histogram fills between bounds that are named."""
+def _filled(walk: Walk, body: Json, place: Place, dates: bool) -> int:
+    """How many buckets a histogram fills between bounds that are named; where none are, its field's values decide."""
+    least = walk.budget.number("buckets", body.get("min_doc_count"), "min_doc_count of an aggregation")
+    if least > 0:
+        return 1  # none is filled
+    given = next((body[name] for name in ("calendar_interval", "fixed_interval", "interval") if name in body), 1)
+    interval = interval_ms(given) if dates else real(given, "interval of an aggregation")
+    if not interval > 0:
+        return 1  # the cluster refuses it
     most = 1.0
     for name in ("extended_bounds", "hard_bounds"):
-        given = members(body.get(name))
-        bounds = [real(given[end], f"{name} of an aggregation") for end in ("min", "max") if given.get(end) is not None]
-        interval = real(body.get("interval", 1), "interval of an aggregation")
-        if len(bounds) == 2 and interval > 0:
-            most = max(most, (bounds[1] - bounds[0]) / interval)
+        bounds = members(body.get(name))
+        ends = [instant_ms(bounds[end]) for end in ("min", "max") if bounds.get(end) is not None]
+        if len(ends) == 2:
+            most = max(most, (ends[1] - ends[0]) / interval)
+    if not {"min", "max"} <= set(members(body.get("hard_bounds"))) and not walk.budget.limits.open_histograms:
+        walk.histograms.append((str(body.get("field")), interval, place.buckets))
     return int(min(most, 1e15))
 
 
@@ -105,6 +125,7 @@ def _read_composite(walk: Walk, kind: str, body: Any, place: Place) -> None:
     several = sources if isinstance(sources, list) else [sources]
     walk.budget.spend("aggregations", len(several), "The number of aggregations")
     for source in several:
+        walk.echoes(*members(source))
         for kinds in members(source).values():
             for name, inner in members(kinds).items():
                 _read_kind(walk, name, inner, place)

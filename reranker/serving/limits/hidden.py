@@ -39,6 +39,7 @@ class Hidden:
         self._passage = passage
         self._aliases: TTLCache[str, frozenset[str]] = TTLCache(1, _KEPT_S)
         self._known: frozenset[str] | None = None
+        self._there: frozenset[str] = frozenset()  # hidden indexes by their names
 
     async def aliases(self) -> frozenset[str]:
         """Other names of hidden indexes, as the cluster has them, remembered for a minute; those that were known before
@@ -46,10 +47,11 @@ class Hidden:
         found = self._aliases.get("")
         if found is None:
             path = f"/{','.join(quote(each, safe='*') for each in self.patterns)}/_alias"
-            asking = self._passage.send("GET", path, "expand_wildcards=all&local=true", lend=True)
+            asked = "expand_wildcards=all&ignore_unavailable=true&local=true"
+            asking = self._passage.send("GET", path, asked, lend=True)
             try:
                 answer = await (asking if self._known is None else asyncio.wait_for(asking, _LIMIT_S))
-                self._known = _names(answer.status, answer.body)
+                self._known, self._there = _names(answer.status, answer.body)
             except (ClusterError, TimeoutError):
                 if self._known is None:
                     raise
@@ -100,6 +102,8 @@ class Hidden:
     def shown(self, expressions: Sequence[Any], aliases: frozenset[str]) -> str:
         """An index expression that leaves hidden indexes out: as it was where it names single ones alone."""
         parts = [part.strip() for each in expressions for part in str(each).split(",")]
+        if len(parts) > 1:
+            parts = [part for part in parts if part] or [""]  # as OpenSearch passes over them
         patterns = [part for part in parts if part in _ALL or ("*" in part and not part.startswith("-"))]
         self._check((part for part in parts if part not in patterns and not part.startswith("-")), aliases)
         for part in patterns:
@@ -107,7 +111,9 @@ class Hidden:
         if not patterns:
             return ",".join(parts)
         kept = ["*" if part in _ALL else part for part in parts]
-        return ",".join([*kept, *(f"-{pattern}" for pattern in self.patterns)])
+        # To leave out a single name that is not there is an error.
+        hidden = [each for each in self.patterns if "*" in each or each in self._there]
+        return ",".join([*kept, *(f"-{pattern}" for pattern in hidden)])
 
     def _check(self, names: Iterable[str], aliases: frozenset[str]) -> None:
         for name in names:
@@ -133,11 +139,14 @@ def _check_name(name: str, what: str = "") -> None:
         )
 
 
-def _names(status: int, body: bytes) -> frozenset[str]:
-    if status != 200:
-        return frozenset()  # there are none, or the service may not know
+def _names(status: int, body: bytes) -> tuple[frozenset[str], frozenset[str]]:
+    """Aliases of hidden indexes, and these. Raises ClusterError where the cluster does not say now."""
+    if status in (401, 403, 404):
+        return frozenset(), frozenset()  # there are none, or the service may not know
     try:
+        if status != 200:
+            raise ValueError(f"it answered with {status}")
         found = msgspec.json.decode(body, type=dict[str, dict[str, Any]])
-    except msgspec.DecodeError:
-        return frozenset()
-    return frozenset(alias for each in found.values() for alias in each.get("aliases", {}))
+    except (ValueError, msgspec.DecodeError) as error:
+        raise ClusterError(f"OpenSearch does not say which indexes are hidden: {error}.") from error
+    return frozenset(alias for each in found.values() for alias in each.get("aliases", {})), frozenset(found)

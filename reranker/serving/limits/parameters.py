@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs
 
 from indexer.errors import InputError
-from reranker.serving.limits import texts
+from reranker.serving.limits import search, texts
 from reranker.serving.limits.budget import Budget
 
 # A node takes an index, or an index's part of the path, from the address as well.
@@ -51,6 +51,10 @@ def _check(budget: Budget, name: str, value: str) -> None:
         budget.number(_NUMBERS[name], value, name)
     elif name == "slices" and value != "auto":
         budget.number("parts", value, name)
+    elif name == "level" and value not in ("cluster", ""):
+        raise InputError("level is passed on as cluster alone: others name indexes that are not for clients.")
+    elif name == "stats":
+        search.check_groups(budget, value)
     elif name == "q":
         texts.check_query_string(budget, value)
     elif name in _NAMES:

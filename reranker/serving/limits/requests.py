@@ -17,6 +17,7 @@ from reranker.serving.access import DeniedError
 from reranker.serving.limits import aggregations, parameters, queries, search, texts
 from reranker.serving.limits.budget import Budget, shown
 from reranker.serving.limits.parameters import Parameters
+from reranker.serving.limits.ranges import Histogram
 from reranker.serving.limits.walk import Walk, members
 
 Json = dict[str, Any]
@@ -37,6 +38,7 @@ class Asked(msgspec.Struct):
     headers: list[Json] = []
     pins: list[bool] = []
     hits: int = 0
+    histograms: list[Histogram] = []
 
     @property
     def is_pinned(self) -> bool:
@@ -62,7 +64,8 @@ def check(path: str, query: str, body: bytes, limits: Limits) -> Asked:
     budget = Budget(limits)
     parameters.check(budget, given)
     asked = Asked(endpoint, index)
-    reader = _READERS.get(endpoint) or _READERS.get(endpoint.split("/")[0], _read_plain)
+    named = "_search/scroll" if endpoint.startswith("_search/scroll/") else endpoint  # a scroll, in the path
+    reader = _READERS.get(named) or _READERS.get(endpoint.split("/")[0], _read_plain)
     if "source" in given:
         if body.strip() or endpoint.startswith(("_msearch", "_bulk")):
             raise InputError("The parameter source is not passed on beside a body, or for lines. Send it as the body.")
@@ -99,6 +102,8 @@ def _walk(limits: Limits) -> Walk:
 def _read_plain(asked: Asked, body: bytes, given: Parameters, limits: Limits) -> None:
     """An endpoint that takes no body, or one without a search: a keep-alive is all that counts in it."""
     Budget(limits).duration("keep_alive_s", members(_decoded(body, limits)).get("scroll"), "scroll")
+    if asked.endpoint.startswith("_search/scroll"):
+        asked.hits = limits.size  # as many as the search that began it asked for
 
 
 def _read_search(asked: Asked, body: bytes, given: Parameters, limits: Limits) -> None:
@@ -120,12 +125,33 @@ def _is_pinned(body: Json) -> bool:
 def _check_search(asked: Asked, body: Json, given: Parameters, limits: Limits) -> int:
     """How many hits a search asks for; its address may ask for some too."""
     walk = _walk(limits)
+    walk.echoes(*_query_names(body))
     walk.read(search.read, body)
     asked.indexes += walk.indexes
+    header = asked.headers[-1] if asked.headers else {}
+    named = header.get("index", header.get("indices", asked.index))
+    index = ",".join(map(str, named)) if isinstance(named, list) else str(named or "")
+    asked.histograms += [Histogram(index, *each) for each in walk.histograms]
     pages = [body.get("from"), body.get("size")]
     for start, size in zip_longest(given.get("from", []), given.get("size", [])):
         pages += [start, size]
-    return search.page(walk, *pages) * (1 + walk.inner)
+    hits = search.page(walk, *pages) * (1 + walk.inner)
+    walk.check_echoes(hits)
+    return hits
+
+
+def _query_names(body: Json) -> list[Any]:
+    """Names of clauses: each hit says which of them it fits."""
+    found: list[Any] = []
+    todo: list[Any] = [body]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, dict):
+            found += [value for name, value in each.items() if name == "_name"]
+            todo += each.values()
+        elif isinstance(each, list):
+            todo += each
+    return found
 
 
 def _read_searches(asked: Asked, body: bytes, given: Parameters, limits: Limits) -> None:
@@ -167,6 +193,7 @@ def _read_documents(asked: Asked, body: bytes, given: Parameters, limits: Limits
         several = found.get(name)
         for each in several if isinstance(several, list) else []:
             budget.spend("hits_per_request", 1, "The number of documents")
+            asked.hits += 1
             _name(asked, each)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from reranker.serving.access import DeniedError
 from reranker.serving.limits import aggregations, queries, texts
-from reranker.serving.limits.budget import real
+from reranker.serving.limits.budget import Budget, real
 from reranker.serving.limits.walk import Place, Walk, members
 
 Json = dict[str, Any]
@@ -29,6 +29,7 @@ def read_inner(walk: Walk, body: Json, place: Place) -> None:
     """Hits within a hit or a bucket."""
     size = walk.budget.number("inner_hits", body.get("size"), "size of hits within hits", INNER_SIZE)
     walk.budget.number("reach", body.get("from"), "from of hits within hits")
+    walk.echoes(body.get("name"))
     if place.depth:
         walk.budget.spend("hits_per_request", place.buckets * size, "The number of hits within buckets")
     else:
@@ -70,6 +71,25 @@ def _read_aggregations(walk: Walk, value: Any, place: Place) -> None:
     walk.later(aggregations.read, value, place)
 
 
+def _read_groups(walk: Walk, value: Any, place: Place) -> None:
+    """`stats`: groups that a node counts searches by. It copies all that it has for each new one, and forgets none."""
+    check_groups(walk.budget, value)
+
+
+def check_groups(budget: Budget, value: Any) -> None:
+    """As above, of an address too. Raises InputError."""
+    names = value.split(",") if isinstance(value, str) else _several(value)
+    budget.most("groups", len(names), "The number of groups in stats")
+    for name in names:
+        budget.most("pattern_characters", len(str(name)), "The length of a group in stats")
+
+
+def _read_boosts(walk: Walk, value: Any, place: Place) -> None:
+    """`indices_boost`: whether there is an index shows in the answer."""
+    for boosts in _several(value):
+        walk.names_index([name for name in members(boosts) if "*" not in name])
+
+
 def _read_nothing(walk: Walk, value: Any, place: Place) -> None:
     """What has been read elsewhere, or holds names of the client's own and plain values alone."""
 
@@ -80,6 +100,7 @@ def _read_field_list(walk: Walk, value: Any) -> None:
         texts.check_names(walk.budget, names)
         for name in names if isinstance(names, list) else []:
             texts.check_names(walk.budget, members(name).get("field"))
+            walk.echoes(members(name).get("format"))
 
 
 def _read_sort(walk: Walk, value: Any, place: Place) -> None:
@@ -94,6 +115,7 @@ def _read_sort(walk: Walk, value: Any, place: Place) -> None:
 
 
 def _read_sort_options(walk: Walk, options: Json, place: Place) -> None:
+    walk.echoes(options.get("missing"), options.get("format"))
     for name, value in options.items():
         if name in ("filter", "nested_filter"):
             walk.later(queries.read, value, place)
@@ -139,6 +161,7 @@ def _check_highlight(walk: Walk, options: Json, place: Place) -> None:
         walk.budget.number("text_characters", options.get(name), f"{name} of a highlight")
     walk.later(queries.read, options.get("highlight_query"), place)
     walk.later(queries.read_strange, options.get("options"), place)
+    walk.echoes(options.get("pre_tags"), options.get("post_tags"))
     texts.check_names(walk.budget, options.get("matched_fields"))
 
 
@@ -200,5 +223,7 @@ _PARTS: dict[str, Part] = {
     "slice": _read_slice,
     "pit": _read_point_in_time,
     "search_pipeline": _read_pipeline,
-    **dict.fromkeys(("from", "size", "indices_boost", "search_after", "stats", *_FIELD_LISTS), _read_nothing),
+    "stats": _read_groups,
+    "indices_boost": _read_boosts,
+    **dict.fromkeys(("from", "size", "search_after", *_FIELD_LISTS), _read_nothing),
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from indexer.settings import Settings
 from reranker.serving.keys import VARIABLE, new
+from reranker.serving.turns import Share
 from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
@@ -68,3 +70,30 @@ def test_a_header_of_any_bytes_is_no_failure_of_the_service(service: Running, sh
     given = {"content-type": b"application/json", name: b"application/json; a=\xe9\xfc"}
     answer = service.http.post(f"/{shop}/_search", content=b"{}", headers=given)
     assert answer.status_code < 500
+
+
+def test_an_answer_beyond_all_bounds_is_not_read_to_its_end(patient: Settings, shop: str) -> None:
+    limits = msgspec.structs.replace(patient.limits, answer_bytes=1_000)
+    with running(with_serve(msgspec.structs.replace(patient, limits=limits)), wait=False) as found:
+        for method, path in (("POST", f"/{shop}/_search?size=100"), ("GET", f"/{shop}/_mapping")):
+            answer = found.http.request(method, path, headers=JSON)
+            assert (answer.status_code, "limits.answer_bytes" in answer.text) == (502, True), answer.text
+        assert found.http.get(f"/{shop}/_count").status_code == 200
+
+
+def test_pages_of_a_scroll_and_many_documents_wait_for_room(service: Running, shop: str) -> None:
+    gateway = service.app.state.gateway
+    asked: list[int] = []
+    taken = gateway._room.taken
+
+    def noted(share: Share, hits: int) -> Any:
+        asked.append(hits)
+        return taken(share, hits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gateway._room, "taken", noted)
+        service.http.post("/_search/scroll", json={"scroll_id": "x", "scroll": "1m"})
+        service.http.post(f"/{shop}/_mget", json={"ids": list(map(str, range(1_500)))})
+        service.http.post(f"/{shop}/_search", json={"size": "2000"})
+        service.http.post(f"/{shop}/_count", json={})
+    assert asked == [10_000, 1_500, 2_000, 0]

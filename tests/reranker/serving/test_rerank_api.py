@@ -100,3 +100,25 @@ def test_a_probability_is_short_and_keeps_the_order() -> None:
     values = [probability(logit) for logit in logits]
     assert values == sorted(values)
     assert all(0 <= value <= 1 and len(f"{value!r}".lstrip("0.")) <= 12 for value in values)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ('{"title": "b", "p": "\\ud800"}', "no JSON can hold"),
+        ('{"title": "\\ud800"}', "no JSON can hold"),
+        ('{"title": "b", "p": ' + "[" * 60 + "]" * 60 + "}", "more than 50 levels"),
+        ('{"title": "b", "p": ' + '{"a":' * 180 + "1" + "}" * 180 + "}", "more than 50 levels"),
+    ],
+)
+def test_a_document_that_cannot_be_given_back_is_refused_by_its_place(
+    service: Running, version: str, document: str, message: str
+) -> None:
+    for shown in ("true", "false"):
+        content = f'{{"query": "a", "documents": ["c", {document}], "return_documents": {shown}}}'.encode()
+        headers = {"content-type": "application/json"}
+        answer = service.http.post(f"/v{version}/rerank", content=content, headers=headers)
+        assert answer.status_code in (400, 422), answer.text
+        assert "document 1" in answer.text
+        assert message in answer.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,11 @@ import httpx
 import pytest
 from opensearchpy import OpenSearch
 
-from indexer.settings import Settings
+from indexer.errors import ClusterError
+from indexer.settings import Cluster, Settings
 from reranker.serving.keys import VARIABLE, new
+from reranker.serving.limits.hidden import Hidden
+from reranker.serving.passing import Answer, Passage
 from tests.reranker.serving.service import Running, running, with_serve
 
 pytestmark = pytest.mark.node
@@ -130,8 +134,10 @@ def test_an_honest_pattern_goes_on_working(guarded: Running, client: OpenSearch,
         answer = guarded.http.get(path)
         assert answer.status_code == 200, (path, answer.text)
         assert not [name for name in kept[:4] if name in answer.text], path
-    for path in ("/", "/_cluster/health", "/_cat/health", "/_cat/aliases"):
+    for path in ("/", "/_cluster/health", "/_cat/health"):
         assert guarded.http.get(path).status_code == 200, path
+    for path in ("/_cat/aliases", "/_cluster/health?level=indices", "/_cluster/health?level=shards"):
+        assert guarded.http.get(path).status_code in (400, 403), path
 
 
 def lines(*pairs: tuple[Any, Any]) -> bytes:
@@ -211,3 +217,44 @@ def test_who_may_all_sees_all(patient: Settings, kept: list[str], monkeypatch: p
         for key, seen in ((admin, True), (other, False)):
             answer = found.http.post(f"/{kept[0]}/_search", json=SEARCH, headers={"x-api-key": key})
             assert shows(answer) is seen
+
+
+def test_a_name_to_hide_that_is_not_there_opens_nothing_and_stops_nothing(
+    patient: Settings, shop: str, kept: list[str]
+) -> None:
+    """It may be made again right now."""
+    limits = patient.limits.__class__(hidden="test-hidden-not-there, test-hidden-nor-this*")
+    settings = Settings(**{name: getattr(patient, name) for name in patient.__struct_fields__} | {"limits": limits})
+    with running(with_serve(settings, index=shop), wait=False) as found:
+        assert found.http.post(f"/{ALIAS}/_search", json=SEARCH).status_code == 403
+        for path in ("/_search", "/*/_search", f"/{shop[:-1]}*/_search", "/_cat/indices"):
+            answer = found.http.get(path)
+            assert answer.status_code == 200, (path, answer.text)
+            assert not [name for name in kept[:3] if name in answer.text], path
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_cluster_that_does_not_tell_now_forgets_no_alias(status: int) -> None:
+    answers = [Answer(200, {}, b'{"ubi_queries": {"aliases": {"behaviour": {}}}}'), Answer(status, {}, b"{}")]
+
+    class Telling(Passage):
+        async def send(self, *_: Any, **__: Any) -> Answer:
+            return answers.pop(0)
+
+    async def asked() -> frozenset[str]:
+        hidden = Hidden(Telling(Cluster(url="http://127.0.0.1:1")))
+        assert await hidden.aliases() == {"behaviour"}
+        hidden._aliases.clear()
+        return await hidden.aliases()
+
+    assert asyncio.run(asked()) == {"behaviour"}
+    answers[:] = [Answer(status, {}, b"{}")]
+    with pytest.raises(ClusterError, match="does not say"):
+        asyncio.run(Hidden(Telling(Cluster(url="http://127.0.0.1:1"))).aliases())
+
+
+def test_empty_parts_of_an_expression_are_passed_over() -> None:
+    hidden = Hidden(Passage(Cluster(url="http://127.0.0.1:1")))
+    assert hidden.shown(["a,,b"], frozenset()) == "a,b"
+    assert hidden.shown(["a", ""], frozenset()) == "a"
+    assert hidden.shown([","], frozenset()).startswith("*,-")

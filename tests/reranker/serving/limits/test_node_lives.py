@@ -73,3 +73,26 @@ def test_many_large_answers_at_once_do_not_exhaust_it(service: Running, client: 
         assert set(clients.map(ask, [1_000] * 6)) == {400}
         assert set(clients.map(ask, [20] * 2)) == {200}  # the node is small, and other tests ask it too
     assert client.cluster.health()["status"] in ("green", "yellow")
+
+
+def test_a_histogram_fills_no_more_buckets_than_the_limit(service: Running, client: OpenSearch, shop: str) -> None:
+    """Between values that are far apart; what its field holds decides."""
+
+    def asked(body: Any) -> tuple[int, str]:
+        answer = service.http.post(f"/{shop}/_search", json={"size": 0, "aggs": {"a": body}})
+        return answer.status_code, answer.text
+
+    status, text = asked({"histogram": {"field": "price", "interval": 0.0001}})
+    assert (status, "limits.buckets" in text) == (400, True)
+    status, text = asked({"histogram": {"field": "price", "interval": 100}})
+    assert (status, "buckets" in text) == (200, True)
+    assert asked({"histogram": {"field": "price", "interval": 0.0001, "min_doc_count": 1}})[0] == 200
+    assert asked({"histogram": {"field": "nothing", "interval": 0.0001}})[0] == 200
+    status, text = asked({"histogram": {"field": "title", "interval": 1}})
+    assert (status, "does not tell" in text) == (400, True)
+    lines = "\n".join(
+        [json.dumps({"index": shop}), '{"aggs":{"a":{"histogram":{"field":"price","interval":1e-9}}}}', ""]
+    )
+    answer = service.http.post("/_msearch", content=lines, headers={"content-type": "application/x-ndjson"})
+    assert answer.status_code == 400
+    assert client.cluster.health()["status"] in ("green", "yellow")

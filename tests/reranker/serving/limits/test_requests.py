@@ -392,3 +392,103 @@ def test_an_empty_line_of_a_bulk_hides_no_action(empty: bytes) -> None:
         check(b"\n".join(lines), "/_bulk")
     between = [lines[3], empty, lines[2], empty, lines[0], b"{}", empty, b""]
     assert check(b"\n".join(between), "/_bulk").indexes == ["a", "ubi_queries", "a"]
+
+
+LONG = "A" * 11_000
+ECHOES: list[Any] = [
+    search({"bool": {"must": [{"match_all": {}}], "_name": LONG}}),
+    search({"bool": {"must": [{"match": {"a": {"query": "b", "_name": LONG[:6_000]}}}] * 2}}),
+    search({"nested": {"path": "a", "query": {"term": {"a.b": {"value": 1, "_name": LONG}}}}}),
+    {"highlight": {"pre_tags": [LONG], "fields": {"title": {}}}},
+    {"highlight": {"fields": {"title": {"post_tags": LONG}}}},
+    {"docvalue_fields": [{"field": "price", "format": LONG}]},
+    {"fields": [{"field": "price", "format": LONG}]},
+    {"sort": [{"price": {"missing": LONG}}]},
+    {"collapse": {"field": "brand", "inner_hits": {"name": LONG}}},
+    {"aggs": {LONG: {"terms": {"field": "a"}}}},
+    {"aggs": {"a": {"terms": {"field": "a"}, "meta": {"b": [LONG]}}}},
+    {"aggs": {"a": {"filters": {"filters": {LONG: {"match_all": {}}}}}}},
+    {"aggs": {"a": {"range": {"field": "a", "ranges": [{"key": LONG, "to": 1}]}}}},
+    {"aggs": {"a": {"date_histogram": {"field": "d", "interval": "1d", "min_doc_count": 1, "format": LONG}}}},
+    {"aggs": {"a": {"composite": {"sources": [{LONG: {"terms": {"field": "a"}}}]}}}},
+]
+
+
+@pytest.mark.parametrize("body", ECHOES, ids=[str(at) for at in range(len(ECHOES))])
+def test_what_a_client_writes_once_does_not_come_back_with_each_hit_at_length(body: Any) -> None:
+    """Two searches with a name of 900,000 characters end a node."""
+    with pytest.raises(InputError, match=r"limits\.echo"):
+        check(body)
+    with pytest.raises(InputError, match=r"limits\.echo"):
+        check(b"{}\n" + json.dumps(body).encode() + b"\n", "/_msearch")
+
+
+def test_the_product_of_names_and_hits_has_a_limit() -> None:
+    named = {"match": {"a": {"query": "b", "_name": "A" * 9_000}}}
+    check(search(named, size=1_000))
+    with pytest.raises(InputError, match=r"limits\.echoes"):
+        check(search(named, size=10_000))
+    inner = {"terms": {"field": "a", "size": 60_000}, "aggs": {"B" * 5_000: {"avg": {"field": "b"}}}}
+    with pytest.raises(InputError, match=r"limits\.echoes"):
+        check({"size": 0, "aggs": {"a": inner}})
+
+
+def test_groups_of_searches_are_few() -> None:
+    """A node copies all that it has for each new one, under a lock, and forgets none."""
+    check({"stats": ["shop", "web"]})
+    for body, query in [({"stats": [hex(at) for at in range(11)]}, ""), ({}, "stats=" + ",".join(map(hex, range(11))))]:
+        with pytest.raises(InputError, match=r"limits\.groups"):
+            check(body, query=query)
+    with pytest.raises(InputError, match="The length of a group"):
+        check({"stats": ["a" * 501]})
+
+
+def test_a_scroll_named_in_the_path_is_kept_no_longer() -> None:
+    with pytest.raises(InputError, match=r"limits\.keep_alive_s"):
+        check({"scroll": "10h"}, "/_search/scroll/abc")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        ("histogram", {"interval": 10}, 10.0),
+        ("histogram", {"interval": "0.5"}, 0.5),
+        ("histogram", {"interval": 10, "min_doc_count": 1}, None),
+        ("histogram", {"interval": 10, "hard_bounds": {"min": 0, "max": 100}}, None),
+        ("histogram", {"interval": 10, "hard_bounds": {"min": 0}}, 10.0),
+        ("date_histogram", {"calendar_interval": "month"}, 2.4192e9),
+        ("date_histogram", {"fixed_interval": "12h"}, 4.32e7),
+        ("date_histogram", {"interval": "1ms", "min_doc_count": "1"}, None),
+        (
+            "date_histogram",
+            {"interval": "1d", "hard_bounds": {"min": "2026-01-01", "max": "2026-02-01T00:00:00Z"}},
+            None,
+        ),
+    ],
+)
+def test_a_histogram_without_bounds_depends_on_its_fields_values(kind: str, body: Any, expected: float | None) -> None:
+    found = check({"aggs": {"b": {"terms": {"field": "c", "size": 7}, "aggs": {"a": {kind: {"field": "f"} | body}}}}})
+    assert found.histograms == ([] if expected is None else [("shop", "f", expected, 7)])
+    several = b'{"index": "other"}\n' + json.dumps({"aggs": {"a": {kind: {"field": "f"} | body}}}).encode() + b"\n"
+    assert [each.indexes for each in check(several, "/_msearch").histograms] == ([] if expected is None else ["other"])
+    assert check({"aggs": {"a": {kind: {"field": "f"} | body}}}, limits=Limits(open_histograms=True)).histograms == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"interval": "1ms", "hard_bounds": {"min": "1970-01-01", "max": "2970-01-01"}},
+        {"interval": "1m", "extended_bounds": {"min": 0, "max": 1e13}},
+        {"interval": "soon"},
+        {"interval": "1d", "hard_bounds": {"min": "now-1y", "max": "now"}},
+    ],
+)
+def test_dates_have_no_more_buckets_than_numbers(body: Any) -> None:
+    with pytest.raises(InputError, match=r"limits\.buckets|is not known"):
+        check({"aggs": {"a": {"date_histogram": {"field": "f"} | body}}})
+
+
+def test_whether_there_is_an_index_does_not_show() -> None:
+    assert check({"indices_boost": [{"ubi_queries": 2}, {"a*": 1}]}).indexes == ["ubi_queries"]
+    with pytest.raises(InputError, match="cluster alone"):
+        check(b"", "/_cluster/health", "level=indices")

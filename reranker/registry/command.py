@@ -63,7 +63,7 @@ def list_command(kind: Kind | None, as_json: bool) -> None:
         return
     table = Table("", "kind", box=SIMPLE_HEAD)
     # Ids are there to be copied, so they are never cut.
-    table.add_column("id", no_wrap=True, min_width=max(len(entry.id) for entry in found))
+    table.add_column("id", no_wrap=True, min_width=max((len(entry.id) for entry in found), default=0))
     for name in ("from", "MB", "base model", "licence", "measured"):
         table.add_column(name, overflow="fold")
     for entry in found:
@@ -120,7 +120,8 @@ def verify(target: str | None, kind: Kind | None, as_json: bool) -> None:
     else:
         named = {each: getattr(settings.models, each.replace("-", "_")) for each in KINDS}
         used = [each for each in _kinds(kind) if named[each] != bundles.NONE]
-        chosen = [(bundles.locate(named[each], each, settings.models.home)[0], each) for each in used]
+        located = [(*bundles.locate(named[each], each, settings.models.home), each) for each in used]
+        chosen = [(folder, each) for folder, origin, each in located if origin != "shipped" or folder.is_dir()]
     reports = [gate.examine(folder, each, settings.models) for folder, each in chosen]
     if as_json:
         emit_json({"passed": all(report.passed for report in reports), "bundles": [_plain(each) for each in reports]})

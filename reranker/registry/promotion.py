@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from indexer.errors import BundleError
-from indexer.settings import Settings, variable
+from indexer.settings import Models, Settings, variable
 from reranker import bundle as bundles
 from reranker.bundle import Bundle, Kind
 from reranker.registry import gate
@@ -45,7 +45,7 @@ def decide(
     """Examine a bundle, and with a task compare it with the current one on judged queries."""
     report, notes = gate.examine(folder, kind, settings.models), []
     try:
-        before = bundles.load("", kind, settings.models.home)
+        before = _current(kind, settings.models.home)
     except BundleError as error:
         before = None  # a damaged bundle must not keep a whole one out
         notes.append(str(error))
@@ -64,6 +64,14 @@ def decide(
         notes += outcome.warnings
     made = msgspec.structs.replace(report, checks=checks, warnings=(*report.warnings, *notes))
     return Decision(made, figures, before)
+
+
+def _current(kind: Kind, home: str) -> Bundle:
+    """What is used of a kind; where no reranker is there for English, the one for all. Raises BundleError."""
+    if kind != bundles.ENGLISH:
+        return bundles.load("", kind, home)
+    general = bundles.load("", "reranker", home)
+    return bundles.load_english(Models(home=home), general.origin) or general
 
 
 def consequences(bundle: Bundle, before: Bundle | None, settings: Settings) -> list[str]:

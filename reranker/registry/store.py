@@ -70,9 +70,9 @@ class Registry:
         except BundleError:
             now = ""  # the list is where to look for what to go back to, so it goes on
         kept = sorted(self._kept(kind), key=lambda folder: (-folder.stat().st_mtime, folder.name))
-        found = [_entry(bundles.SHIPPED / kind, kind, "shipped", now == SHIPPED_ID)]
+        found = _shipped(kind, now == SHIPPED_ID)
         found += [_entry(folder, kind, "registry", folder.name == now) for folder in kept]
-        if now and not any(each.current for each in found):
+        if now not in ("", SHIPPED_ID) and not any(each.current for each in found):
             found.append(_entry(self.home / kind / now, kind, "registry", True))
         return found
 
@@ -81,7 +81,7 @@ class Registry:
         for each in KINDS if kind is None else (kind,):
             if Path(target).name == target and (self.home / each / target / bundles.DESCRIPTION).is_file():
                 return self.home / each / target, each
-            if target == _entry(bundles.SHIPPED / each, each, "shipped", False).id:
+            if any(target == entry.id for entry in _shipped(each)):
                 return bundles.SHIPPED / each, each
         if not Path(target).exists():
             raise BundleError(
@@ -117,7 +117,7 @@ class Registry:
             if not to and not previous:
                 raise UsageError(f"Nothing was promoted before the present {kind}, so there is nothing to go back to.")
             wanted = to or previous[0]
-            if wanted == _entry(bundles.SHIPPED / kind, kind, "shipped", False).id and wanted not in self._ids(kind):
+            if any(wanted == entry.id for entry in _shipped(kind)) and wanted not in self._ids(kind):
                 wanted = SHIPPED_ID
             if wanted != SHIPPED_ID:
                 if wanted not in self._ids(kind):
@@ -248,6 +248,12 @@ class Registry:
                 time.sleep(0.05)
             else:
                 return
+
+
+def _shipped(kind: Kind, current: bool = False) -> list[Entry]:
+    """The bundle of a kind that ships, where one does."""
+    folder = bundles.SHIPPED / kind
+    return [_entry(folder, kind, "shipped", current)] if folder.is_dir() else []
 
 
 def _entry(folder: Path, kind: Kind, origin: Origin, current: bool) -> Entry:

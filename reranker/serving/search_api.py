@@ -47,17 +47,18 @@ Name = Annotated[
 ]
 Words = Annotated[str, StringConstraints(max_length=10_000)]
 Short = Annotated[str, StringConstraints(max_length=200)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class FilterRequest(BaseModel):
     """What the shopper narrowed the search to; alternatives within a list."""
 
     model_config = ConfigDict(extra="forbid")
-    min_price: float | None = None
-    max_price: float | None = None
+    min_price: Number | None = None
+    max_price: Number | None = None
     brands: Annotated[list[Short], Field(max_length=100)] = []
     categories: Annotated[list[Short], Field(max_length=100)] = []
-    min_rating: float | None = None
+    min_rating: Number | None = None
     ids: Annotated[list[Short], Field(max_length=1000)] = []
 
 

@@ -151,6 +151,12 @@ def _read_terms(walk: Walk, options: Any, place: Place) -> None:
         walk.budget.spend("terms", len(options), "The number of terms")
 
 
+def _read_terms_clause(walk: Walk, clause: Any, place: Place) -> None:
+    if members(clause).get("value_type") not in (None, "default"):
+        raise DeniedError(403, "A bitmap of terms is not passed on: it may hold billions. List the terms.")
+    _by_field(_read_terms)(walk, clause, place)
+
+
 def _read_terms_set(walk: Walk, options: Any, place: Place) -> None:
     _read_terms(walk, members(options).get("terms"), place)
     rest = {name: value for name, value in members(options).items() if name != "terms"}
@@ -269,7 +275,7 @@ _CLAUSES: dict[str, Clause] = {
     "prefix": _by_field(_read_pattern(texts.check_wildcard)),
     "wildcard": _by_field(_read_pattern(texts.check_wildcard)),
     "regexp": _by_field(_read_pattern(texts.check_regexp)),
-    "terms": _by_field(_read_terms),
+    "terms": _read_terms_clause,
     "terms_set": _by_field(_read_terms_set),
     "intervals": _by_field(_read_intervals),
     "function_score": _read_scored,

@@ -197,7 +197,11 @@ def test_a_fallback_is_told_where_it_was_allowed(run: Run) -> None:
 
 def test_clean_says_what_went(run: Run, candidate: Bundle) -> None:
     run("promote", candidate.folder)
-    assert json.loads(run("clean", "--keep", "0", "--json").stdout)["removed"] == {"encoder": [], "reranker": [], "reranker-en": []}
+    assert json.loads(run("clean", "--keep", "0", "--json").stdout)["removed"] == {
+        "encoder": [],
+        "reranker": [],
+        "reranker-en": [],
+    }
     run("rollback")
     assert candidate.id in run("clean", "--keep", "0").stderr
 

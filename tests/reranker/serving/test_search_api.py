@@ -144,3 +144,11 @@ def row(client: OpenSearch, index: str) -> dict[str, Any]:
             found: dict[str, Any] = hits[0]["_source"]
             return found
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
+@pytest.mark.parametrize("place", ["min_price", "max_price", "min_rating"])
+def test_what_is_no_number_narrows_nothing(service: Running, shop: str, place: str, value: str) -> None:
+    content = f'{{"index": "{shop}", "query": "cup", "filters": {{"{place}": {value}}}}}'.encode()
+    answer = service.http.post("/v1/search", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, place in answer.text) == (422, True), answer.text

@@ -492,3 +492,9 @@ def test_whether_there_is_an_index_does_not_show() -> None:
     assert check({"indices_boost": [{"ubi_queries": 2}, {"a*": 1}]}).indexes == ["ubi_queries"]
     with pytest.raises(InputError, match="cluster alone"):
         check(b"", "/_cluster/health", "level=indices")
+
+
+def test_a_bitmap_hides_no_billions_of_terms() -> None:
+    with pytest.raises(DeniedError, match="bitmap"):
+        check(search({"terms": {"stock": ["OjAAAAEAAAAAAAIAEAAAAAAAAQACAA=="], "value_type": "bitmap"}}))
+    check(search({"terms": {"stock": [1, 2], "value_type": "default", "boost": 2}}))

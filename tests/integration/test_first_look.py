@@ -19,9 +19,9 @@ QUERIES = [
     query for query in read_queries(SAMPLE_SHOP / "manager.queries.tsv") if 3 in QRELS.get(query.id, {}).values()
 ]
 # Language -> success at 1 and at 3.
-FLOORS = {"en": (0.0, 0.0), "zh": (0.0, 0.0)}
-# Shown in the README and in documents.
-EXAMPLES = ("quiet mechanical keyboard",)
+FLOORS = {"en": (0.70, 0.85), "zh": (0.81, 0.96)}
+# Shown in the README and in documents: a right one is among the first three.
+EXAMPLES = ("quiet mechanical keyboard", "适合送爸爸的保温杯", "lamp that does not hurt the eyes")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,6 @@ def test_what_may_stand_on_top_does(language: str, whole: Searcher, shop: str) -
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_the_examples_of_the_documents_are_right(text: str, whole: Searcher, shop: str) -> None:
+def test_the_examples_of_the_documents_show_what_is_right(text: str, whole: Searcher, shop: str) -> None:
     query = next(query for query in QUERIES if query.text == text)
-    assert first_three(whole, shop, query)[0] == 3
+    assert 3 in first_three(whole, shop, query)

@@ -3,7 +3,8 @@
 Every share has used some time, less where it weighs more, and the one that has used least is next. No slot is idle
 while somebody waits. Where another share has had less, a slot is handed on between two forward passes when it was held
 for long, and at once for a piece that takes less than what is left of this one: a long piece of work keeps nobody
-waiting for longer than a pass, and pieces of one size do not interrupt each other.
+waiting for longer than a pass, and pieces of one size do not interrupt each other. Slots share the cores: for the same
+reasons, a long piece in one slot rests between its passes while a shorter one has another.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from reranker.pace import paced
 
 # Longer than an ordinary window takes, for a window that is begun late may as well not be begun.
 _QUANTUM_S = 0.25
-_COURTESY = 3.0  # passes that work which gives way waits for at most, before each of its own
+_COURTESY = 3.0  # passes that work which gives way, or rests, waits for at most, before each of its own
 
 
 class BusyError(ShelfrankError):
@@ -88,7 +89,7 @@ class Turns:
         self.slots, self.queue, self._before = slots, queue, before
         self._clock = clock
         self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
+        self._ended = threading.Condition(self._lock)
         self._parties: dict[str, _Party] = {}
         self._reached = 0.0  # what the last one that was chosen had used
 
@@ -162,31 +163,23 @@ class Turns:
             if not party.waiting and not party.holding:
                 del self._parties[turn.share.name]
             self._hand_out()
-            if not self._parties:
-                self._idle.notify_all()
+            self._ended.notify_all()
 
     def rest(self, most_s: float) -> None:
         """Wait until no slot is held and none wanted, or for so many seconds."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._parties, most_s)
-
-    def _give_way(self, turn: Turn, deadline: float) -> None:
-        with self._lock:
-            took = self._pass_s(turn)
-        if self._before is not None and took > 0:
-            self._before.rest(max(0.0, min(took * _COURTESY, deadline - self._clock())))
-            with self._lock:
-                if turn.since is not None:
-                    turn.since = self._clock() - took
+        with self._ended:
+            self._ended.wait_for(lambda: not self._parties, most_s)
 
     def _goes_on(self, turn: Turn, deadline: float) -> bool:
         """Between two passes: whether there is time for another; where another share is next, when that has been."""
-        self._give_way(turn, deadline)
         with self._lock:
             party = self._parties.get(turn.share.name)
             if party is None or turn not in party.holding:
                 return False  # its time came while it waited
+            took_s = self._pass_s(turn)
             self._charge(turn, party)
+        self._rest(turn, party, min(took_s * _COURTESY, deadline - self._clock()))
+        with self._lock:
             if turn.stopped or self._clock() >= deadline:
                 return False
             if not self._is_another_next(turn, party):
@@ -202,17 +195,40 @@ class Turns:
                 party.waiting.remove(turn)
             return turn in party.holding and not turn.stopped and self._clock() < deadline
 
+    def _rest(self, turn: Turn, party: _Party, most_s: float) -> None:
+        """Wait for those before this, or for a shorter piece in another slot; it is not charged for that."""
+        if most_s <= 0:
+            return
+        turn.since = None
+        if self._before is not None:
+            self._before.rest(most_s)
+        with self._ended:
+            if self._before is None:
+                self._ended.wait_for(lambda: turn.stopped or not self._is_in_the_way(turn, party), most_s)
+            turn.since = self._clock()
+
     def _is_another_next(self, turn: Turn, party: _Party) -> bool:
         """Whether a share that waits has used less, and the turn has had its time or would take longer than what waits;
         what would need one more thread than there are does not count."""
         begun = sum(each.begun for other in self._parties.values() for each in (*other.waiting, *other.holding))
         room = begun < self.slots + self.queue
-        left_s = float("inf") if turn.hold_s >= _QUANTUM_S else turn.left_s
+        left_s = self._patience_s(turn)
         others = (each for each in self._parties.values() if each is not party and each.waiting)
         return any(
             each.used < party.used and each.waiting[0].left_s < left_s and (room or each.waiting[0].begun)
             for each in others
         )
+
+    def _is_in_the_way(self, turn: Turn, party: _Party) -> bool:
+        """Whether a share that has used less has a shorter piece in another slot."""
+        left_s = self._patience_s(turn)
+        others = [each for each in self._parties.values() if each is not party]
+        return any(each.used < party.used and held.left_s < left_s for each in others for held in each.holding)
+
+    @staticmethod
+    def _patience_s(turn: Turn) -> float:
+        """A piece of another share that takes less than this goes before the turn."""
+        return float("inf") if turn.hold_s >= _QUANTUM_S else turn.left_s
 
     def _enter(self, turn: Turn) -> None:
         party = self._parties.get(turn.share.name)

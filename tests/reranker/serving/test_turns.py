@@ -220,6 +220,52 @@ def test_what_gives_way_goes_on_when_nobody_wants_a_page() -> None:
     assert asyncio.run(told())
 
 
+@pytest.mark.parametrize(("short_s", "rests"), [(0.1, True), (20.0, False)])
+def test_a_long_piece_rests_while_a_shorter_one_has_another_slot(short_s: float, rests: bool) -> None:
+    async def told() -> tuple[float, bool]:
+        turns = Turns(2, 10)
+        long = await turns.begin(A, 10.0)
+        short = await turns.begin(B, short_s)
+        rested = 0.0
+
+        def work() -> None:
+            nonlocal rested
+            with turns.working(long):
+                threading.Event().wait(0.05)
+                began = time.monotonic()
+                assert goes_on()
+                rested = time.monotonic() - began
+
+        await asyncio.to_thread(work)
+        turns.end(short)
+        return rested, long.held_s < 0.15
+
+    rested, uncharged = asyncio.run(told())
+    assert (rested >= 0.05 * 3) == rests  # no longer than some passes: it is never starved
+    assert uncharged
+
+
+def test_a_long_piece_goes_on_when_the_shorter_one_is_done() -> None:
+    async def told() -> bool:
+        turns = Turns(2, 10)
+        long, short = await turns.begin(A, 10.0), await turns.begin(B, 0.1)
+        gone_on = threading.Event()
+
+        def work() -> None:
+            with turns.working(long):
+                long.since = time.monotonic() - 1000  # a pass that took long
+                if goes_on():
+                    gone_on.set()
+
+        thread = asyncio.create_task(asyncio.to_thread(work))
+        held = not await asyncio.to_thread(gone_on.wait, 0.2)
+        turns.end(short)
+        await asyncio.wait_for(thread, 10)
+        return gone_on.is_set() and held
+
+    assert asyncio.run(told())
+
+
 def test_a_short_piece_is_not_interrupted() -> None:
     async def told() -> int:
         clock = Clock()

@@ -61,6 +61,8 @@ def ended(log: ubi.Log) -> bool:
 
 def test_one_who_floods_leaves_as_much_room_as_it_takes(blocked: Callable[[], OpenSearch]) -> None:
     log = ubi.Log(blocked, Dropped(), room=1_000_000, stop_s=0.1)
+    log.put(ubi.EVENTS, ROW, "whoever came first")
+    until(lambda: log._in_hand)  # so that the writer, which waits for the cluster now, takes no more of the room's rows
     first = filled(log, "the attacker")
     second = filled(log, "the attacker's friend")
     honest = filled(log, "a shopper")

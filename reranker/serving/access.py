@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 
 from fastapi import Request
@@ -34,10 +35,21 @@ def bearer(request: Request) -> str:
     return value.strip() if scheme.lower() == "bearer" else ""
 
 
-def is_own(request: Request, token: str) -> bool:
-    """Whether a token is one of the service's keys, or was: it is nothing that a cluster should see."""
+def carries_own(request: Request) -> bool:
+    """Whether `Authorization`, of whatever scheme, has one of the service's keys, or what was one: it is nothing that a
+    cluster should see."""
     keys: Keys = request.app.state.keys
-    return bool(token) and (token.startswith(PREFIX) or keys.find(token) is not None)
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    tokens = [scheme, *value.split()]
+    names = _unpacked(value).split(":") if scheme.lower() == "basic" else []  # which may begin in any way
+    return any(token.startswith(PREFIX) for token in tokens) or any(map(keys.find, filter(None, [*tokens, *names])))
+
+
+def _unpacked(value: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return ""
 
 
 def check(request: Request, right: str) -> Key | None:

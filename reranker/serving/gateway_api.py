@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 from indexer.errors import InputError
 from reranker.serving import bodies, page_files
 from reranker.serving import plan as plans
-from reranker.serving.access import KEY_HEADER, DeniedError, bearer, check, is_own, visit
+from reranker.serving.access import KEY_HEADER, DeniedError, carries_own, check, visit
 from reranker.serving.gateway import Caller, Gateway, aside
 from reranker.serving.keys import Key, Keys
 from reranker.serving.limits import requests
@@ -141,7 +141,7 @@ def _caller(request: Request, right: str) -> Caller:
     keys: Keys = request.app.state.keys
     headers = dict(request.headers)
     headers.pop("content-encoding", None)
-    own = is_own(request, bearer(request))
+    own = carries_own(request)
     asked_for = keys.required and not request.app.state.settings.serve.cluster_decides
     key = check(request, right) if asked_for or own or KEY_HEADER in headers else None
     if own or (key is not None and KEY_HEADER not in headers):

@@ -14,6 +14,7 @@ from indexer.terminal import emit_json, err
 from indexer.terminal import out as terminal
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _HELP = {"help_option_names": ["-h", "--help"]}
 _SIMILARITY = click.option(
     "--similarity",
@@ -34,6 +35,10 @@ _SIMILARITY = click.option(
     "--clicks", type=_FILE, nargs=2, multiple=True, help="UBI exports of queries and events; may be one file."
 )
 @click.option("--purchases", type=_FILE, multiple=True, help="CSV: product_id, quantity, and query or basket_id.")
+@click.option("--dataset", type=click.Choice(["esci", "wands"]), help="A public collection, as it is published.")
+@click.option("--path", type=_FOLDER, help="Folder of the collection.")
+@click.option("--locale", default="us", show_default=True, help="Of ESCI: us, es or jp.")
+@click.option("--large", is_flag=True, help="Of ESCI: the easier queries too.")
 @click.option("--products", type=_FILE, help="The catalogue; judgments of other products are rejected.")
 @click.option("--test-share", default=0.2, show_default=True, help="Share of the queries for the final figures.")
 @click.option("--dev-share", default=0.15, show_default=True, help="Share of the queries for choices.")
@@ -55,6 +60,10 @@ def prepare(
     qrels: tuple[Path, ...],
     clicks: tuple[tuple[Path, Path], ...],
     purchases: tuple[Path, ...],
+    dataset: str | None,
+    path: Path | None,
+    locale: str,
+    large: bool,
     products: Path | None,
     test_share: float,
     dev_share: float,
@@ -73,17 +82,20 @@ def prepare(
     Example:
       shelfrank train prepare --queries queries.tsv --qrels qrels.tsv \\
         --clicks ubi_queries.ndjson ubi_events.ndjson --out prepared
+      shelfrank train prepare --dataset esci --path esci-data --out prepared
 
     Writes queries.tsv, qrels.tsv, report.json, report.txt and rejected.jsonl, which `train reranker` and `evaluate`
-    read.
+    read; of a public collection also its catalogue, products.jsonl, which `ingest --mapping esci` reads.
     """
     from reranker.training.prepare import clicks as clicked
-    from reranker.training.prepare import job, render
+    from reranker.training.prepare import datasets, job, render
 
     if len(queries) != len(qrels):
         raise UsageError("Give --queries and --qrels the same number of times, one of each for a set of judgments.")
-    if not (queries or clicks or purchases):
-        raise UsageError("Nothing to prepare: give --queries and --qrels, --clicks, or --purchases.")
+    if (dataset is None) != (path is None):
+        raise UsageError("Give --dataset and --path together: which collection, and the folder that it lies in.")
+    if not (queries or clicks or purchases or dataset):
+        raise UsageError("Nothing to prepare: give --queries and --qrels, --clicks, --purchases, or --dataset.")
     exact, substitute, related = _three(thresholds, "--thresholds")
     click_weight, cart_weight, purchase_weight = _three(weights, "--weights")
     options = job.Options(
@@ -102,7 +114,8 @@ def prepare(
         ),
     )
     logs = [path for pair in clicks for path in pair]
-    made = job.prepare(folder, list(zip(queries, qrels, strict=True)), logs, purchases, products, options)
+    published = datasets.Published(dataset, path, locale, large) if dataset and path else None
+    made = job.prepare(folder, list(zip(queries, qrels, strict=True)), logs, purchases, products, options, published)
     if as_json:
         emit_json(msgspec.to_builtins(made))
     else:

@@ -11,7 +11,7 @@ import msgspec
 from indexer.errors import InputError
 from indexer.lines import whole_lines
 from reranker.evaluation.judgments import read_qrels, read_queries
-from reranker.training.prepare import clicks, leakage, purchases, render, report
+from reranker.training.prepare import clicks, datasets, leakage, purchases, render, report
 from reranker.training.prepare.collection import Collection, Entry, Judgment, query_key
 from reranker.training.prepare.ledger import Ledger
 from reranker.training.prepare.split import assign, check_shares
@@ -38,18 +38,24 @@ def prepare(
     bought: Sequence[Path] = (),
     catalogue: Path | None = None,
     options: Options | None = None,
+    published: datasets.Published | None = None,
 ) -> report.Report:
     """Write queries.tsv, qrels.tsv, report.json, report.txt and rejected.jsonl (and pairs.tsv) into `out`.
 
-    `judgments` are pairs of a queries file and its qrels, `logs` UBI exports, `bought` purchase files. Raises
-    InputError when nothing usable is left, or a file cannot be read.
+    `judgments` are pairs of a queries file and its qrels, `logs` UBI exports, `bought` purchase files, and `published`
+    is a collection whose catalogue is written too. Raises InputError when nothing usable is left, or a file cannot be
+    read.
     """
     options = options or Options()
+    if published is not None and published.is_split:
+        options = msgspec.structs.replace(options, test_share=0.0)  # of what is not for testing already
     check_shares(options.dev_share, options.test_share)
     known = read_product_ids(catalogue) if catalogue else None
     out.mkdir(parents=True, exist_ok=True)
     with Ledger(out / "rejected.jsonl") as ledger:
         collection = Collection(ledger)
+        if published is not None:
+            collection.add_judgments(*datasets.read(published, out, ledger))
         for queries_path, qrels_path in judgments:
             collection.add_judgments(queries_path, qrels_path)
         together: list[purchases.Together] = []

@@ -246,8 +246,17 @@ def test_no_key_ever_reaches_the_cluster(tmp_path: Path) -> None:
             with running(
                 with_serve(settings, keys_file=str(tmp_path / "keys"), cluster_decides=decides), wait=False
             ) as found:
-                for token in (mine, other, gone):
-                    headers = {"x-api-key": mine, "authorization": f"Bearer {token}"}
+                basics = [base64.b64encode(pair.encode()).decode() for pair in (f"li:{other}", f"{other}:", other)]
+                for sent in (
+                    *(
+                        f"{scheme} {token}"
+                        for scheme in ("Bearer", "ApiKey", "Token ")
+                        for token in (mine, other, gone)
+                    ),
+                    *(f"Basic {each}" for each in basics),
+                    mine,
+                ):
+                    headers = {"x-api-key": mine, "authorization": sent}
                     assert found.http.get("/shop/_count", headers=headers).status_code == 200
                 found.http.get("/shop/_count", headers={"authorization": f"bearer  {gone}"})
                 found.http.get("/shop/_count", headers={"x-api-key": mine, "authorization": li})
@@ -255,6 +264,6 @@ def test_no_key_ever_reaches_the_cluster(tmp_path: Path) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert len(seen) >= 8
-    assert not [pair for pair in seen if "sr_" in "".join(pair)]
+    assert len(seen) >= 28
+    assert not [pair for pair in seen if any(each in "".join(pair) for each in ("sr_", *basics))]
     assert (li, "") in seen

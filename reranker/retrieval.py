@@ -192,7 +192,7 @@ class Retriever:
             lines += [{"index": index, "preference": preference}, body]
 
         def ask() -> Retrieved:
-            answers = call(lambda: self.client.msearch(body=lines))["responses"]
+            answers = _responses(call(lambda: self.client.msearch(body=lines)))
             for answer in answers:
                 if "error" in answer:
                     refused = TransportError(answer.get("status", 500), "search refused", answer)
@@ -266,10 +266,50 @@ def vector_query(
     return {"knn": {field: clause}}
 
 
-def _read(answer: Mapping[str, Any]) -> Retrieved:
-    hits = [Hit(hit["_id"], float(hit["_score"] or 0.0), hit.get("_source") or {}) for hit in answer["hits"]["hits"]]
-    indexes = frozenset(str(hit["_index"]) for hit in answer["hits"]["hits"])
-    shards = answer["_shards"]
+class _Found(msgspec.Struct):
+    index: str = msgspec.field(name="_index")
+    id: str = msgspec.field(name="_id")
+    score: float | None = msgspec.field(name="_score", default=None)
+    source: dict[str, Any] | None = msgspec.field(name="_source", default=None)
+
+
+class _Total(msgspec.Struct):
+    value: int
+
+
+class _Hits(msgspec.Struct):
+    total: _Total
+    hits: list[_Found]
+
+
+class _Shards(msgspec.Struct):
+    total: int
+    successful: int
+    failed: int
+
+
+class _Answer(msgspec.Struct):
+    hits: _Hits
+    shards: _Shards = msgspec.field(name="_shards")
+
+
+def _responses(answer: object) -> list[dict[str, Any]]:
+    """The answers to both queries of a fusion. Raises ClusterError for what is none."""
+    responses = answer.get("responses") if isinstance(answer, dict) else None
+    if not isinstance(responses, list) or len(responses) != 2 or not all(isinstance(each, dict) for each in responses):
+        raise ClusterError("OpenSearch's answer is not that to two searches. Check OPENSEARCH_URL.")
+    return responses
+
+
+def _read(answer: object) -> Retrieved:
+    """Raises ClusterError for what is no answer to a search: something else may stand where the cluster should."""
+    try:
+        read = msgspec.convert(answer, _Answer)
+    except msgspec.ValidationError as error:
+        told = "OpenSearch's answer is not that to a search"
+        raise ClusterError(f"{told}: {error}. Check OPENSEARCH_URL, and what stands before it.", f"{told}.") from error
+    hits = [Hit(each.id, each.score or 0.0, each.source or {}) for each in read.hits.hits]
     # A shard without any copy is not among the failed ones, only missing from the successful ones.
-    missing = int(shards["total"]) - int(shards["successful"])
-    return Retrieved(hits, int(answer["hits"]["total"]["value"]), indexes, missing, shards["failed"] > 0)
+    missing = read.shards.total - read.shards.successful
+    indexes = frozenset(each.index for each in read.hits.hits)
+    return Retrieved(hits, read.hits.total.value, indexes, missing, read.shards.failed > 0)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
@@ -40,6 +41,7 @@ MAX_SEARCHES = 100  # in one _msearch
 REFUSED = "the cluster refused the request for the whole window"
 UNREAD = "the cluster's answer is not JSON"
 LONG_BYTES = 200_000
+_UNREADABLE = (msgspec.DecodeError, RecursionError)
 _HITS_AT_ONCE = 40_000
 # An explanation ends at the deadline by itself, with what it has; it is waited for a little.
 _GRACE_S = 1.0
@@ -99,11 +101,10 @@ class Gateway:
             answer = await self.passage.send(method, raw_path, query, plan.plain, caller.headers, caller.lend)
             plan.skip = REFUSED
             return self._untouched(plan, answer, index)
-        try:
-            changed, status = await self._reranked(plan, msgspec.Raw(answer.body), index, caller.visit)
-        except msgspec.DecodeError:
-            plan.skip = UNREAD
+        found = await _listed(plan, msgspec.Raw(answer.body), len(answer.body))
+        if not isinstance(found, _Listed):
             return self._untouched(plan, answer, index)
+        changed, status = await self._reranked(plan, found, index, caller.visit)
         body = await aside(len(answer.body), partial(msgspec.json.encode, changed))
         return Answer(200, {**answer.headers, STATUS_HEADER: status}, body)
 
@@ -130,20 +131,26 @@ class Gateway:
             return Answer(answer.status, {**answer.headers, STATUS_HEADER: "skipped"}, answer.body)
         try:
             parts = await aside(len(answer.body), partial(msgspec.json.decode, answer.body, type=Json))
-            responses = msgspec.json.decode(parts["responses"], type=list[msgspec.Raw])
-        except msgspec.DecodeError:
+            responses = _responses(parts, len(prepared))
+        except _UNREADABLE:
             return Answer(answer.status, {**answer.headers, STATUS_HEADER: "skipped"}, answer.body)
         refused = [at for at, plan in enumerate(prepared) if not plan.skip and _is_error(responses[at])]
         if refused:
             plain = [prepared[at].plain for at in refused]
             again = await self._send_lines(method, raw_path, query, [headers[at] for at in refused], plain, caller)
-            found = msgspec.json.decode(again.body, type=Json).get("responses", msgspec.Raw(b"[]"))
-            for at, response in zip(refused, msgspec.json.decode(found, type=list[msgspec.Raw]), strict=False):
-                responses[at], prepared[at].skip = response, REFUSED
+            for at in refused:
+                prepared[at].skip = REFUSED
+            with suppress(*_UNREADABLE):
+                listed = _responses(msgspec.json.decode(again.body, type=Json), len(refused))
+                responses = [listed[refused.index(at)] if at in refused else each for at, each in enumerate(responses)]
+        # One after the other, and beside the event loop where they are long together: each is short, all are not.
+        found = [
+            await _listed(plan, response, len(answer.body)) for plan, response in zip(prepared, responses, strict=True)
+        ]
         done = await asyncio.gather(
             *(
-                self._reranked(plan, response, name, caller.visit)
-                for plan, response, name in zip(prepared, responses, names, strict=True)
+                self._reranked(plan, each, name, caller.visit)
+                for plan, each, name in zip(prepared, found, names, strict=True)
             )
         )
         changed = {**parts, "responses": [response for response, _ in done]}
@@ -185,7 +192,7 @@ class Gateway:
             return plans.widened(plan, reranker, params, vectors)
         except ShelfrankError as error:
             plan.skip, plan.status = str(error), "error"
-        except (msgspec.DecodeError, AttributeError, RecursionError):
+        except (*_UNREADABLE, AttributeError):
             plan.skip = "the body holds what OpenSearch itself will refuse"
         return plan
 
@@ -195,16 +202,15 @@ class Gateway:
         body = _told(plan, msgspec.Raw(answer.body))
         return Answer(answer.status, {**answer.headers, STATUS_HEADER: plan.status}, bytes(body))
 
-    async def _reranked(self, plan: Plan, raw: msgspec.Raw, index: str, visit: Visit) -> tuple[Any, str]:
-        """The response with its page in the new order, and the status."""
-        if plan.skip:
+    async def _reranked(self, plan: Plan, found: _Listed | msgspec.Raw, index: str, visit: Visit) -> tuple[Any, str]:
+        """The response with its page in the new order, and the status; one that is not taken apart as it is."""
+        if not isinstance(found, _Listed):
             self.engine.count(index, plan.status)
-            return _told(plan, raw), plan.status
+            return _told(plan, found), plan.status
         listed = time.monotonic()
         self.metrics.phase.labels("first_stage").observe(listed - visit.arrived)
-        found = await aside(len(raw), partial(_Listed, raw, plan))
         if not found.is_list:
-            return raw, "skipped"  # an error of this search alone
+            return found.raw, "skipped"  # an error of this search alone
         outcome = await self.engine.rescore(
             plan.query,
             found.head,
@@ -223,7 +229,7 @@ class Gateway:
             word["experiment"] = plan.ask.experiment
         if plan.ask is not None and plan.ask.explain:
             word["explained"] = await self._explained(plan, index, found.head, outcome, visit)
-        return await aside(len(raw), partial(found.in_order, outcome, word)), outcome.status
+        return await aside(len(found.raw), partial(found.in_order, outcome, word)), outcome.status
 
     async def _explained(
         self, plan: Plan, index: str, head: Sequence[Candidate], outcome: Outcome, visit: Visit
@@ -254,7 +260,7 @@ class _Listed:
     """A response of the cluster taken apart, to be put together in another order."""
 
     def __init__(self, raw: msgspec.Raw, plan: Plan) -> None:
-        self._plan = plan
+        self.raw, self._plan = raw, plan
         self._parts = msgspec.json.decode(raw, type=Json)
         self.is_list = "hits" in self._parts
         self._hits = msgspec.json.decode(self._parts.get("hits", b"{}"), type=Json)
@@ -272,6 +278,17 @@ class _Listed:
         return _with_word(self._parts, {**word, "hits": scores})
 
 
+async def _listed(plan: Plan, raw: msgspec.Raw, size: int) -> _Listed | msgspec.Raw:
+    """A response taken apart, of so many bytes that are; as it is where it is not to be reranked, or not to be read."""
+    if plan.skip:
+        return raw
+    try:
+        return await aside(size, partial(_Listed, raw, plan))
+    except _UNREADABLE:
+        plan.skip = UNREAD
+        return raw
+
+
 async def aside(size: int, work: Callable[[], T]) -> T:
     """The result of work on so many bytes: what is long is done beside the event loop, which serves everybody."""
     return await asyncio.to_thread(work) if size > LONG_BYTES else work()
@@ -285,17 +302,25 @@ def _told(plan: Plan, raw: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(_with_word(parts, {"status": plan.status, "reason": plan.skip})))
 
 
+def _responses(parts: Json, number: int) -> list[msgspec.Raw]:
+    """The responses of an `_msearch`. Raises DecodeError where there are not as many."""
+    found = msgspec.json.decode(parts.get("responses", b"null"), type=list[msgspec.Raw])
+    if len(found) != number:
+        raise msgspec.DecodeError(f"there are {len(found)} responses to {number} searches")
+    return found
+
+
 def _is_error(raw: msgspec.Raw) -> bool:
     try:
         return "hits" not in msgspec.json.decode(raw, type=Json)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return True
 
 
 def _index_of(header: bytes, otherwise: str) -> str:
     try:
         index = msgspec.json.decode(header, type=dict[str, Any]).get("index", otherwise)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return otherwise
     return ",".join(map(str, index)) if isinstance(index, list) else str(index)
 
@@ -340,6 +365,8 @@ def _scores(place: int, at: int, head: Sequence[Candidate], outcome: Outcome) ->
 
 
 def _with_word(parts: Json, word: Mapping[str, Any]) -> Json:
-    extensions = msgspec.json.decode(parts["ext"], type=Json) if "ext" in parts else {}
+    extensions: Json = {}
+    with suppress(*_UNREADABLE):  # of a cluster whose word is no object, ours alone is told
+        extensions = msgspec.json.decode(parts.get("ext", b"{}"), type=Json)
     extensions["shelfrank"] = msgspec.Raw(msgspec.json.encode(word))
     return {**parts, "ext": msgspec.Raw(msgspec.json.encode(extensions))}

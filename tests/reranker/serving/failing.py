@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,18 +17,21 @@ def hung() -> Iterator[str]:
 
 
 @contextmanager
-def answering(status: int, body: bytes, content_type: str = "application/json") -> Iterator[str]:
-    """The address of a cluster that answers every request with the same."""
+def answering(
+    status: int, body: bytes | Callable[[str], bytes], content_type: str = "application/json"
+) -> Iterator[str]:
+    """The address of a cluster that answers every request with the same, or with what `body` makes of its path."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_any(self) -> None:
             self.rfile.read(int(self.headers.get("content-length") or 0))
+            said = body if isinstance(body, bytes) else body(self.path)
             self.send_response(status)
             self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(len(said)))
             self.send_header("www-authenticate", 'Basic realm="OpenSearch Security"')
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(said)
 
         do_GET = do_POST = do_PUT = do_any  # noqa: N815 (names that http.server asks for)
 

@@ -77,6 +77,9 @@ def call(request: Callable[[], T]) -> T:
         return request()
     except opensearch_errors.OpenSearchException as error:
         raise explained(error) from error
+    except RecursionError as error:  # of opensearch-py, which unpacks JSON by recursion
+        told = "OpenSearch's answer nests too deep to be read"
+        raise ClusterError(f"{told}. Check OPENSEARCH_URL, and what stands before it.", f"{told}.") from error
 
 
 def explained(error: opensearch_errors.OpenSearchException) -> ClusterError:

@@ -26,6 +26,7 @@ from indexer.errors import InputError, ShelfrankError, UsageError
 from indexer.mappings import VECTOR, made_by
 from indexer.settings import load as load_settings
 from reranker.blend import COLUMNS, features
+from reranker.bundle import NONE
 from reranker.encoder import Encoder, QueryVectors
 from reranker.rescore import Candidate, rescore
 from reranker.scoring import CrossEncoder, pair
@@ -61,10 +62,11 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Measurer:
-    """Measures what an encoder and a reranker make of queries and their products, by the path that a search takes."""
+    """Measures what an encoder and a reranker make of queries and their products, by the path that a search takes; and
+    what the reranker for English makes of the English ones, where there is one."""
 
-    def __init__(self, encoder: Encoder, reranker: CrossEncoder) -> None:
-        self._encoder, self._reranker = encoder, reranker
+    def __init__(self, encoder: Encoder, reranker: CrossEncoder, english: CrossEncoder | None = None) -> None:
+        self._encoder, self._reranker, self._english = encoder, reranker, english
         self._recipe, self._tokenizer = encoder.bundle.description.recipe, encoder.bundle.tokenizer()
 
     def snapshot(self, queries: Sequence[Query] = QUERIES) -> Snapshot:
@@ -77,6 +79,11 @@ class Measurer:
         snapshot: Snapshot = {"models": models}
         for query in queries:
             snapshot |= self.rows(query)
+        if self._english is not None:
+            models["reranker-en"] = self._english.bundle_id
+            reader = Measurer(self._encoder, self._english)
+            for query in in_english(queries):
+                snapshot |= reader.rows(query)
         return snapshot
 
     def rows(self, query: Query) -> Snapshot:
@@ -128,6 +135,15 @@ class Measurer:
             _hashed(product_ids(product.fields, self._recipe, self._tokenizer)),
             _hashed(*pair(asked, read, description.layout, description.recipe.max_tokens)),
         ]
+
+
+def in_english(queries: Sequence[Query] = QUERIES) -> list[Query]:
+    """The English queries, by the names of their rows of the reranker for English."""
+    return [
+        msgspec.structs.replace(query, name=f"{query.name}, read as English")
+        for query in queries
+        if query.language == "en"
+    ]
 
 
 def pair_name(query: Query, product: Product) -> str:
@@ -261,11 +277,12 @@ def main(tolerance: float, snapshot: Path, write: bool) -> None:
     Prints what changed and exits with 1 when anything did, by more than the tolerance.
     """
     models = load_settings().models
-    encoder, reranker = Encoder.load(models), CrossEncoder.load(models)
-    found = Measurer(encoder, reranker).snapshot()
+    encoder, reranker = Encoder.load(models), CrossEncoder.load(msgspec.structs.replace(models, reranker_en=NONE))
+    english = CrossEncoder.load(models).english
+    found = Measurer(encoder, reranker, english).snapshot()
     if write:
         if snapshot == SNAPSHOT:
-            _check_shipped(encoder, reranker)
+            _check_shipped(*filter(None, (encoder, reranker, english)))
         snapshot.write_text(encode(found), "utf-8")
         click.echo(f"Wrote {len(found)} rows to {snapshot}.")
         return
@@ -282,8 +299,8 @@ def main(tolerance: float, snapshot: Path, write: bool) -> None:
     raise SystemExit(1 if changes else 0)
 
 
-def _check_shipped(encoder: Encoder, reranker: CrossEncoder) -> None:
-    for bundle in (encoder.bundle, reranker.bundle):
+def _check_shipped(*models: Encoder | CrossEncoder) -> None:
+    for bundle in (model.bundle for model in models):
         if bundle.origin != "shipped":
             raise UsageError(
                 f"{SNAPSHOT.name} is of the models that ship; {bundle.folder} comes from a {bundle.origin}. "

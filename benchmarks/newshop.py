@@ -36,9 +36,9 @@ GAIN = parse_gains(ESCI_GAINS)
 class Shop:
     """A shop's judged queries of one language, with their windows and what the first stages alone make of them."""
 
-    def __init__(self, name: str, index: str, queries: str, qrels: str, language: str, searcher: Searcher) -> None:
+    def __init__(self, given: Sequence[str], language: str, searcher: Searcher) -> None:
+        self.name, index, queries, qrels = given
         judged = read_qrels(Path(qrels))
-        self.name = name
         self._source = shops.Source(index, read_queries(Path(queries)), judged, {})
         self.asked = [query for query in self._source.queries if self._is_measured(query, language)]
         self.windows = [shops.window_of(self._source, searcher, query, GAIN, 50) for query in self.asked]
@@ -76,7 +76,7 @@ def main() -> None:
     assert searcher.reranker is not None
     reader = searcher.reranker.english if options.language == "en" and searcher.reranker.english else searcher.reranker
     own = reader.bundle.description.last_mile(True)
-    found = [Shop(*each, options.language, searcher) for each in options.shop]
+    found = [Shop(each, options.language, searcher) for each in options.shop]
     found = [shop for shop in found if shop.asked]
     heads = [
         "shop",

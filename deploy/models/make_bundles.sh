@@ -67,20 +67,41 @@ fill finished
 rm -rf "$run/weighed"
 graded finished shelfrank train weights --anew --split dev --out "$run/weighed"
 
-# The reranker for English, which has read none of ESCI's 100: a cross-encoder already, fine-tuned on the graded queries;
-# and the smaller one that ships, which learns its scores of those and of 3,000 queries that nobody has judged.
+# The reranker for English, which has read none of ESCI's 100: a cross-encoder already, fine-tuned on the graded queries and
+# on what people judged exact; and the smaller one that ships, which learns its scores of the graded queries and of 3,700
+# that nobody has judged, 700 of them on products that no other model has read.
+more=$SHELFRANK_DATA/esci-more
 of_train() { awk -F '\t' 'NR == 1 || $NF == "train"' "$1" > "$2"; }
 of_train "$here/graded/esci.queries.tsv" "$run/graded-esci.train.tsv"
-shuffled='import random, sys; lines = sys.stdin.read().split("\n"); lines = [line.strip() for line in lines if line.strip()]
-random.seed(5); random.shuffle(lines); print(*lines[:3000], sep="\n")'
-python -c "$shuffled" < "$SHELFRANK_DATA/esci-more/shopper_queries.txt" > "$run/shopper_queries.txt"
+of_train "$here/graded/shoppers.queries.tsv" "$run/graded-shoppers.train.tsv"
+# FILE NAME: queries and judgments of a file that has both.
+taken_apart() {
+    awk -F '\t' -v OFS='\t' 'NR == 1 { print "query_id", "query", "split"; next } !seen[$1]++ { print $1, $2, "train" }' \
+        "$1" > "$run/$2.queries.tsv"
+    awk -F '\t' -v OFS='\t' '{ print $1, $3, $4 }' "$1" > "$run/$2.qrels.tsv"
+}
+taken_apart "$more/exact_in_catalogue.tsv" exact
+taken_apart "$more/qrels.tsv" more
+head -n 2 "$run/more.queries.tsv" > "$run/more.one.tsv"
+shelfrank ingest "$more/products.jsonl" --mapping esci --index finished-more --dead-letter "$run/finished-more.rejected.jsonl"
+# NUMBER: so many of the lines, drawn at random.
+drawn() {
+    python -c 'import random, sys; lines = [line.strip() for line in sys.stdin if line.strip()]
+random.seed(5); random.shuffle(lines); print(*lines[: int(sys.argv[1])], sep="\n")' "$1"
+}
+drawn 3000 < "$more/shopper_queries.txt" > "$run/shopper_queries.txt"
+tail -n +2 "$run/more.queries.tsv" | cut -f 2 | drawn 700 > "$run/more_queries.txt"
 english() {
     shelfrank train reranker --english --name shelf-en --work "$run/base" --index finished-esci \
         --queries "$run/graded-esci.train.tsv" --qrels "$here/graded/esci.qrels.tsv" "$@"
 }
-english --base ms-marco-MiniLM-L-12-v2 --options "$here/english.toml" --out "$run/english"
+english --base ms-marco-MiniLM-L-12-v2 --options "$here/english.toml" --out "$run/english" \
+    --index finished-esci --queries "$run/graded-shoppers.train.tsv" --qrels "$here/graded/shoppers.qrels.tsv" \
+    --index finished-esci --queries "$run/exact.queries.tsv" --qrels "$run/exact.qrels.tsv"
 english --base "$run/english/measured/model" --options "$here/english-small.toml" --out "$run/english-small" \
-    --teacher "$run/english/measured/bundle" --unjudged finished-esci "$run/shopper_queries.txt"
+    --teacher "$run/english/measured/bundle" --unjudged finished-esci "$run/shopper_queries.txt" \
+    --unjudged finished-more "$run/more_queries.txt" \
+    --index finished-more --queries "$run/more.one.tsv" --qrels "$run/more.qrels.tsv"
 rm -rf "$run/english-weighed"
 SHELFRANK_MODELS_RERANKER_EN="$run/english-small/measured/bundle" graded finished shelfrank train weights --english \
     --anew --split dev --out "$run/english-weighed"

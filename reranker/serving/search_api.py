@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer import client as clusters
+from indexer.errors import ShelfrankError
 from reranker.commands import page_json
 from reranker.encoder import QueryVectors
 from reranker.explaining.explained import Language
@@ -114,15 +115,26 @@ class Shop:
         # Kept between requests: a searcher remembers which encoder made which index.
         self._searchers: dict[CrossEncoder | None, Searcher] = {}
         self._retriever: Retriever | None = None
+        self._failed: tuple[float, ShelfrankError] | None = None  # when the last try to connect ended, and why
 
     def retriever(self) -> Retriever:
-        """The way to the cluster. Raises ShelfrankError while cluster or encoder are not there."""
+        """The way to the cluster, for which one thread tries at a time: who waited while it failed has failed too, or
+        they would try a cluster that hangs one after the other. Raises ShelfrankError while cluster or encoder are not
+        there."""
+        asked = time.monotonic()
         with self._lock:
-            if self._retriever is None or self._retriever.encoder is None:
+            if self._retriever is not None and self._retriever.encoder is not None:
+                return self._retriever
+            if self._failed is not None and self._failed[0] >= asked:
+                raise self._failed[1]
+            try:
                 settings = self._engine.settings
                 client = clusters.connect(settings)
                 about = clusters.capabilities(client)
-                self._retriever = Retriever(client, about, settings.search, self._engine.encoder)
+            except ShelfrankError as error:
+                self._failed = time.monotonic(), error
+                raise
+            self._retriever = Retriever(client, about, settings.search, self._engine.encoder)
             return self._retriever
 
     def searcher(self, bundle: str) -> Searcher:

@@ -25,7 +25,23 @@ FOUND: dict[str, Any] = {
 }
 ABOUT = {"name": "n", "cluster_name": "c", "version": {"distribution": "opensearch", "number": "3.6.0"}}
 NOT_JSON = [b"", b"null", b"[]", b"7", b'"hits"', b"<html>", b"{", b"\xff\xfe", b"[" * 5000, b'{"hits":' * 500, b"NaN"]
-ODD = [None, True, -1, 1e308, "x", "", [], {}, [[]], [None], {"a": {"b": 1}}, "\u0000", "9" * 400, [7], {"value": "x"}]
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    1e308,
+    "x",
+    "",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {"b": 1}},
+    "\u0000",
+    "9" * 400,
+    [7],
+    {"value": "x"},
+]
 ASK = {"query": {"match": {"title": "lamp"}}, "ext": {"shelfrank": {"explain": True, "deadline_ms": 60000}}}
 
 
@@ -62,7 +78,8 @@ def service(said: Said) -> Iterator[Running]:
 
 def answers(found: Running) -> list[httpx.Response]:
     """What each entrance makes of it."""
-    lines = "".join(json.dumps(each) + "\n" for each in ({"index": "shop"}, ASK, {}, {"query": {"match_all": {}}}))
+    searches: list[Any] = [{"index": "shop"}, ASK, {}, {"query": {"match_all": {}}}]
+    lines = "".join(json.dumps(each) + "\n" for each in searches)
     return [
         found.search("shop", ASK),
         found.search("shop", {"query": {"match": {"title": "lamp"}}}),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from opensearchpy import OpenSearch
 
+from indexer import client as clusters
+from indexer.errors import ClusterError
 from indexer.settings import Settings
 from reranker import Filters, Searcher
 from reranker.explaining.explainer import explain
+from reranker.serving.search_api import Shop
 from tests.reranker.serving.service import Running, running, with_serve
+from tests.waiting import until
 
 pytestmark = pytest.mark.node
 
@@ -152,3 +159,39 @@ def test_what_is_no_number_narrows_nothing(service: Running, shop: str, place: s
     content = f'{{"index": "{shop}", "query": "cup", "filters": {{"{place}": {value}}}}}'.encode()
     answer = service.http.post("/v1/search", content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, place in answer.text) == (422, True), answer.text
+
+
+class Counted:
+    """A lock that counts who wants it."""
+
+    def __init__(self) -> None:
+        self._lock, self.wanted = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        self.wanted += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_who_waited_for_a_cluster_that_hangs_does_not_try_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, over = [], threading.Event()
+
+    def connect(settings: Settings) -> OpenSearch:
+        tried.append(settings)
+        over.wait(60)
+        raise ClusterError("made by the test")
+
+    monkeypatch.setattr(clusters, "connect", connect)
+    shop = Shop(SimpleNamespace(settings=Settings(), encoder=None))  # type: ignore[arg-type]
+    lock = shop._lock = Counted()  # type: ignore[assignment]
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(shop.retriever) for _ in range(5)]
+        until(lambda: lock.wanted == 5)
+        over.set()
+        assert all(isinstance(each.exception(60), ClusterError) for each in asked)
+    assert len(tried) == 1
+    with pytest.raises(ClusterError):
+        shop.retriever()
+    assert len(tried) == 2  # who comes later tries anew

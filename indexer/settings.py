@@ -241,6 +241,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     templates: bool = False
     hidden: str = ""
     searches: int = 100
+    searches_at_once: Annotated[int, msgspec.Meta(ge=1)] = 2
     search_bytes: int = 1_000_000
     size: int = 10_000
     reach: int = 10_000

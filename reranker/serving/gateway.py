@@ -41,6 +41,7 @@ MAX_SEARCHES = 100  # in one _msearch
 REFUSED = "the cluster refused the request for the whole window"
 UNREAD = "the cluster's answer is not JSON"
 LONG_BYTES = 200_000
+_AT_ONCE = "max_concurrent_searches"
 _UNREADABLE = (msgspec.DecodeError, RecursionError)
 _HITS_AT_ONCE = 40_000
 # An explanation ends at the deadline by itself, with what it has; it is waited for a little.
@@ -123,6 +124,7 @@ class Gateway:
         )
         self._bound(prepared)
         sent = [plan.plain if plan.skip else plan.wide for plan in prepared]
+        query = _few_at_once(query, self.settings.limits.searches_at_once)
         async with self._room.taken(caller.visit.share, sum(plan.hits for plan in prepared)):
             answer = await self._send_lines(method, raw_path, query, headers, sent, caller)
         if answer.status != 200 or all(plan.skip and plan.ask is None for plan in prepared):
@@ -287,6 +289,17 @@ async def _listed(plan: Plan, raw: msgspec.Raw, size: int) -> _Listed | msgspec.
     except _UNREADABLE:
         plan.skip = UNREAD
         return raw
+
+
+def _few_at_once(query: str, most: int) -> str:
+    """The parameters of an `_msearch`, of whose searches the cluster takes so many at once, for all at once stand in its
+    queue before everybody else's."""
+    given = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    asked = dict(given).get(_AT_ONCE, "")
+    if asked and not (asked.isascii() and asked.isdigit() and int(asked) > most):
+        return query
+    rest = [(name, value) for name, value in given if name != _AT_ONCE]
+    return urlencode([*rest, (_AT_ONCE, str(most))], errors="surrogateescape")
 
 
 async def aside(size: int, work: Callable[[], T]) -> T:

@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from indexer.settings import Cluster, Settings
 from reranker.serving.room import Room
 from reranker.serving.turns import BusyError, Share
+from tests.reranker.serving.failing import answering
+from tests.reranker.serving.service import running
 
 A, B, C = Share("a"), Share("b"), Share("c")
 
@@ -68,3 +71,29 @@ def test_who_waits_too_long_is_told_and_who_leaves_takes_nothing_along() -> None
             assert dict(room._taken) == {"b": 2_000}
 
     asyncio.run(told())
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("", ["max_concurrent_searches=2"]),
+        ("?max_concurrent_searches=1", ["max_concurrent_searches=1"]),
+        ("?max_concurrent_searches=9", ["max_concurrent_searches=2"]),
+        (
+            "?filter_path=responses.hits&max_concurrent_searches=256",
+            ["filter_path=responses.hits", "max_concurrent_searches=2"],
+        ),
+    ],
+)
+def test_the_searches_of_one_request_do_not_fill_the_queue_of_a_node(asked: str, sent: list[str]) -> None:
+    seen: list[str] = []
+
+    def said(path: str) -> bytes:
+        seen.append(path)
+        return b'{"responses":[]}' if "_msearch" in path else b"{}"
+
+    with answering(200, said) as url, running(Settings(cluster=Cluster(url=url)), wait=False) as found:
+        lines = '{"index":"shop"}\n{"query":{"match_all":{}}}\n' * 3
+        found.http.post(f"/_msearch{asked}", content=lines, headers={"content-type": "application/x-ndjson"})
+    [path] = [path for path in seen if "_msearch" in path]
+    assert path.partition("?")[2].split("&") == sent

@@ -292,8 +292,8 @@ async def _listed(plan: Plan, raw: msgspec.Raw, size: int) -> _Listed | msgspec.
 
 
 def _few_at_once(query: str, most: int) -> str:
-    """The parameters of an `_msearch`, of whose searches the cluster takes so many at once, for all at once stand in its
-    queue before everybody else's."""
+    """The parameters of an `_msearch`, of whose searches the cluster takes so many at once: all at once would stand in
+    its queue before everybody else's."""
     given = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     asked = dict(given).get(_AT_ONCE, "")
     if asked and not (asked.isascii() and asked.isdigit() and int(asked) > most):

@@ -8,6 +8,7 @@ leaves a recording of its own here, made by `recording` before the change.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,12 +28,15 @@ _READING = ("_search", "_mget", "_count", "_refresh", "point_in_time")
 @contextmanager
 def recording(client: OpenSearch, file: Path) -> Iterator[None]:
     """Write down what `client` changes meanwhile, on a node whose indexes of jobs and deletions are not there yet."""
+    one_at_a_time = threading.Lock()  # or two threads' requests might stand in another order than the node took them
     with file.open("w", encoding="utf-8") as out:
 
         def handle(send: Callable[..., Any], method: str, url: str, **named: Any) -> Any:
-            if method not in ("GET", "HEAD") and not url.rpartition("/")[2].startswith(_READING):
+            if method in ("GET", "HEAD") or url.rpartition("/")[2].startswith(_READING):
+                return send(method, url, **named)
+            with one_at_a_time:
                 out.write(json.dumps([method, url, *_kept(url, **named)], ensure_ascii=False) + "\n")
-            return send(method, url, **named)
+                return send(method, url, **named)
 
         with intercepted(client, handle):
             yield
